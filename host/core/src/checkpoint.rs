@@ -1,0 +1,174 @@
+//! What a checkpoint says.
+//!
+//! A checkpoint is published as one JSON record under the next number of a log that is written only by
+//! create-if-absent. The record is small: it names immutable state files, it does not hold them. Numbers are never
+//! reused, so the number *is* the checkpoint's id.
+//!
+//! ```text
+//!   log/…0007  Claim       generation 2, a process took the pipeline over
+//!   log/…0008  Checkpoint  sources + operators + sinks, refers to state files of 5, 6 and 8
+//!   log/…0009  Checkpoint
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::schema::{Field, Schema};
+
+/// The format of [`LogRecord`]; raised when a reader of the former format could misunderstand a record.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogRecord {
+    pub format: u32,
+    /// this record's number in the log; a checkpoint's id
+    pub number: u64,
+    pub pipeline: String,
+    /// a random id made when the pipeline started on an empty checkpoint location
+    pub incarnation: String,
+    /// raised by every process that takes the pipeline over; the older one is fenced
+    pub generation: u64,
+    /// unique to this attempt to write, so that a writer recognises its own bytes after a lost answer
+    pub nonce: String,
+    pub written_at_ms: i64,
+    pub entry: Entry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Entry {
+    /// A process takes the pipeline over.
+    Claim,
+    Checkpoint(Checkpoint),
+}
+
+/// A consistent cut.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub reason: Reason,
+    pub sources: BTreeMap<String, SourceState>,
+    pub operators: BTreeMap<String, OperatorState>,
+    pub sinks: BTreeMap<String, SinkState>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    #[default]
+    Periodic,
+    /// taken by a clean stop
+    Stop,
+    /// a bounded run came to its end and closed all windows
+    Drained,
+    /// a person asked
+    Savepoint,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SourceState {
+    /// ordered by topic, then partition
+    pub partitions: Vec<PartitionState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionState {
+    pub topic: String,
+    /// where the connector knows one: a topic deleted and made anew has another
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    pub partition: i32,
+    /// the offset of the next message to read
+    pub position: i64,
+    /// the partition's watermark; none before its first event
+    pub watermark_ms: Option<i64>,
+    pub idle: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperatorState {
+    pub key: Vec<Field>,
+    /// the window as the pipeline file has it, canonical JSON
+    pub window: String,
+    /// the operator's watermark at the cut
+    pub watermark_ms: Option<i64>,
+    pub plugin: Option<PluginRef>,
+    /// the plugin's own state columns
+    pub state: Schema,
+    pub files: Vec<StateFile>,
+    pub late_dropped: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginRef {
+    pub name: String,
+    pub version: String,
+    /// lower-case hex of the component's bytes as they were given
+    pub sha256: String,
+    /// the configuration handed to it, canonical JSON
+    pub config: String,
+}
+
+/// An immutable Parquet file: the key columns, `window_start`, `window_end`, then the plugin's state columns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// relative to the checkpoint location
+    pub path: String,
+    pub bytes: u64,
+    pub sha256: String,
+    /// inclusive
+    pub first_key_group: u16,
+    /// inclusive
+    pub last_key_group: u16,
+    pub window_start_ms: i64,
+    pub window_end_ms: i64,
+    pub groups: u64,
+    /// the checkpoint that wrote it
+    pub written_by: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SinkState {
+    /// the last checkpoint whose commit is known to be in the table; 0 = none yet
+    pub confirmed: u64,
+    /// not yet known to be committed, oldest first
+    pub pending: Vec<Committable>,
+}
+
+/// Files waiting to be committed to one table as one snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Committable {
+    /// together with pipeline, sink and incarnation: the commit's identity
+    pub checkpoint: u64,
+    /// the checkpoint that the table's claim must name when this one is committed
+    pub predecessor: u64,
+    /// what the sink made of its files; only the sink reads it
+    pub files: Vec<serde_json::Value>,
+    pub rows: u64,
+    /// half-open position ranges since the former commit
+    pub positions: Vec<PositionRange>,
+    /// smallest window start and largest window end among the rows, if they are results
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows_ms: Option<(i64, i64)>,
+    /// digest of each plugin that had a hand in the rows: operator → sha256
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugins: BTreeMap<String, String>,
+}
+
+/// `[from, to)` in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PositionRange {
+    pub source: String,
+    pub topic: String,
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
+}
+
+impl Checkpoint {
+    /// Every state file that this checkpoint refers to.
+    pub fn state_files(&self) -> impl Iterator<Item = &StateFile> {
+        self.operators.values().flat_map(|o| o.files.iter())
+    }
+}

@@ -1,0 +1,27 @@
+//! Millrace: a streaming pipeline runtime whose logic is WebAssembly.
+//!
+//! In the order that data flows:
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`spec`] | the pipeline file: parsed, checked, explained |
+//! | [`source`] | messages in: Kafka, the generator |
+//! | [`decode`] | bytes of many messages → one Arrow batch, plus the messages that failed |
+//! | [`plugin`] | batches through a sandboxed component (or the same logic natively) |
+//! | [`runtime`] | tasks on threads, exchanges between them, barriers, the run from start to end |
+//! | [`checkpoint`] | the log of checkpoints and the state files, on any object store |
+//! | [`sink`] | rows out: Iceberg exactly once, Kafka, files, console |
+//! | [`query`] | SQL over the pipeline's catalogs |
+//! | [`cli`] | the `millrace` command |
+
+pub mod checkpoint;
+pub mod cli;
+pub mod clock;
+pub mod decode;
+pub mod failpoint;
+pub mod plugin;
+pub mod query;
+pub mod runtime;
+pub mod sink;
+pub mod source;
+pub mod spec;

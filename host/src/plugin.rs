@@ -1,0 +1,140 @@
+//! The plugin boundary: one trait, a WASM and a native implementation, the same tests and benchmarks on both.
+//!
+//! One instance is one accumulator over many groups; group `g` lives in slot `g`. A call carries a batch and many
+//! groups: never one event, never one key (DataFusion's `GroupsAccumulator` is the model).
+
+use arrow_array::ArrayRef;
+use millrace_core::schema::{Field, Schema};
+
+pub mod arrow;
+pub mod artifact;
+pub mod native;
+pub mod wasm;
+
+/// What a plugin says of itself once it has seen its configuration and the columns it is offered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Signature {
+    /// the host sends these columns only, in this order
+    pub input: Vec<Wanted>,
+    pub state: Schema,
+    pub output: Schema,
+    /// the result depends on the order of rows and merges
+    pub ordered: bool,
+}
+
+/// A column that a plugin wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    pub field: Field,
+    /// the plugin takes dictionary-encoded strings (as well)
+    pub dictionary: bool,
+    /// one that the input lacks arrives as missing
+    pub optional: bool,
+}
+
+/// Name, version and configuration schema: known without a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    pub name: String,
+    pub version: String,
+    /// JSON Schema (2020-12)
+    pub config_schema: String,
+}
+
+/// A row that the plugin refused; it has left no trace in the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    pub row: u32,
+    pub reason: String,
+}
+
+/// A window as the plugin sees it: microseconds, end exclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowUs {
+    pub start: i64,
+    pub end: i64,
+}
+
+/// Exported state: row `i` belongs to `groups[i]`; one group may take several rows.
+#[derive(Clone, Debug)]
+pub struct StateChunk {
+    pub columns: Vec<ArrayRef>,
+    pub groups: Vec<u32>,
+    /// none: this was the last chunk
+    pub next: Option<u64>,
+}
+
+/// Results: row `i` belongs to `groups[i]`; none = one row per group asked for, in that order.
+#[derive(Clone, Debug)]
+pub struct OutputRows {
+    pub columns: Vec<ArrayRef>,
+    pub groups: Option<Vec<u32>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PluginError {
+    /// The binary is not a plugin that this host can run; says what was found and what to do.
+    #[error("plugin {plugin}: {message}")]
+    Load { plugin: String, message: String },
+    /// The plugin refused its configuration or its input columns.
+    #[error("plugin `{plugin}` refused {what}: {message}")]
+    Refused { plugin: String, what: &'static str, message: String },
+    /// It broke the interface: wrong column count, length or type, a group out of range.
+    #[error("plugin `{plugin}` broke its contract in `{call}`: {message}")]
+    Contract { plugin: String, call: &'static str, message: String },
+    /// It trapped, ran past its deadline or out of memory. The instance is dead.
+    #[error("plugin `{plugin}` failed in `{call}`: {message}")]
+    Trap { plugin: String, call: &'static str, message: String, guest_log: Vec<String> },
+}
+
+pub type Result<T> = std::result::Result<T, PluginError>;
+
+/// One accumulator over many groups. After an error nothing can be assumed of it: it is discarded.
+pub trait Aggregator: Send {
+    fn signature(&self) -> &Signature;
+
+    /// Row `i` belongs to group `groups[i]` < `total_groups`. `columns` are those of the signature, in its order, of
+    /// exactly the types of [`millrace_core::schema::DataType::to_arrow`]; `None` where an optional one is missing.
+    fn update(&mut self, columns: &[Option<ArrayRef>], groups: &[u32], total_groups: u32) -> Result<Vec<Rejected>>;
+
+    /// Folds slot `sources[i]` into slot `targets[i]`; the sources stay as they are.
+    fn combine(&mut self, sources: &[u32], targets: &[u32]) -> Result<()>;
+
+    /// Folds exported state in; several rows may name one group; into an empty group it restores exactly.
+    fn merge(&mut self, state: &[ArrayRef], groups: &[u32], total_groups: u32) -> Result<()>;
+
+    /// Exports state in chunks of about `max_bytes`; changes nothing. Start with cursor 0.
+    fn state(&mut self, groups: &[u32], cursor: u64, max_bytes: u64) -> Result<StateChunk>;
+
+    /// Results; changes nothing. `is_final`: these windows have expired.
+    fn evaluate(&mut self, groups: &[u32], windows: &[WindowUs], is_final: bool) -> Result<OutputRows>;
+
+    /// Empties these groups and frees what they held.
+    fn reset(&mut self, groups: &[u32]) -> Result<()>;
+
+    /// bytes held in all
+    fn size(&mut self) -> Result<u64>;
+
+    /// Row `i` out belongs to row `i` in; none = cannot.
+    fn migrate(&mut self, origin: &StateOrigin, state: &[ArrayRef]) -> Result<Option<Vec<ArrayRef>>>;
+}
+
+/// Where a state comes from, for [`Aggregator::migrate`].
+#[derive(Clone, Debug)]
+pub struct StateOrigin {
+    pub name: String,
+    pub version: String,
+    pub config: String,
+    pub state: Schema,
+}
+
+/// Makes instances of one plugin: a compiled component, or native code.
+pub trait AggregatorFactory: Send + Sync {
+    fn info(&self) -> &Info;
+
+    /// lower-case hex sha-256 of the bytes as given; a native plugin has a name of its own instead
+    fn digest(&self) -> &str;
+
+    /// `config` is JSON; `offered` are the columns that the input has.
+    fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Aggregator>>;
+}

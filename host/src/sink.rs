@@ -1,0 +1,60 @@
+//! Rows out, in three named steps.
+//!
+//! ```text
+//!   write     each task writes rows to its own open files          (sink task's thread)
+//!   prepare   at a barrier: files are closed, and named in the     (sink task's thread)
+//!             checkpoint as committables
+//!   commit    once the checkpoint is durable: idempotent, fenced   (committer)
+//! ```
+//!
+//! A sink without files (console, Kafka at-least-once, dead-letter files) is flushed by `prepare` and has nothing to
+//! commit.
+
+use async_trait::async_trait;
+use millrace_core::batch::RowSet;
+use millrace_core::checkpoint::{Committable, SinkState};
+use millrace_core::commit::Fence;
+
+pub mod console;
+pub mod file;
+pub mod iceberg;
+pub mod kafka;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// Time can heal it.
+    #[error("{0}")]
+    Transient(String),
+    #[error("{0}")]
+    Fatal(String),
+}
+
+pub type Result<T> = std::result::Result<T, SinkError>;
+
+/// What one task has prepared: each value is a file in a form that only the sink reads.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    pub files: Vec<serde_json::Value>,
+    pub rows: u64,
+    pub windows_ms: Option<(i64, i64)>,
+}
+
+/// One per sink task, on its thread.
+pub trait SinkWriter: Send {
+    fn write(&mut self, rows: &RowSet) -> Result<()>;
+
+    /// Makes everything written so far durable, and gives it up for commit. `commit_due` is false between two
+    /// `commit_interval`s: then small files may be kept back to be joined, but they are named here all the same.
+    fn prepare(&mut self, checkpoint: u64) -> Result<Prepared>;
+}
+
+/// One per sink.
+#[async_trait]
+pub trait SinkCommitter: Send + Sync {
+    /// Before anything else. `state` is what the restored checkpoint says (empty on a fresh start). Returns the last
+    /// checkpoint whose commit is in the table.
+    async fn claim(&self, fence: &Fence, state: &SinkState) -> Result<u64>;
+
+    /// Commits one committable; an answer `Ok` means it was seen in the table.
+    async fn commit(&self, fence: &Fence, committable: &Committable) -> Result<()>;
+}

@@ -1,0 +1,3 @@
+//! The pipeline file: parsed, checked, explained.
+
+pub mod model;

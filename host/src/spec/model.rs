@@ -1,0 +1,304 @@
+//! A checked pipeline, as the rest of the host sees it: names resolved, defaults filled in, durations in milliseconds,
+//! paths absolute. Nothing here has a span any more; whatever is wrong with a file has been said before this is made.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use millrace_core::schema::Schema;
+
+/// Names to nodes, in the order of the file.
+pub type Named<T> = Vec<(String, T)>;
+
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    pub name: String,
+    /// the file it was read from, absolute
+    pub file: PathBuf,
+    pub parallelism: usize,
+    pub checkpoint: CheckpointSpec,
+    pub state: StateSpec,
+    pub errors: ErrorsSpec,
+    pub plugins: BTreeMap<String, PluginSpec>,
+    pub catalogs: BTreeMap<String, CatalogSpec>,
+    pub schemas: BTreeMap<String, SourceSchema>,
+    pub sources: Named<SourceSpec>,
+    pub aggregations: Named<AggregationSpec>,
+    pub sinks: Named<SinkSpec>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CheckpointSpec {
+    pub interval_ms: u64,
+    pub location: Location,
+    pub retain: usize,
+    pub timeout_ms: u64,
+    pub min_pause_ms: u64,
+    pub tolerated_failures: u32,
+}
+
+/// A folder or an object-store prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// absolute
+    Local(PathBuf),
+    /// `s3://bucket/prefix`; credentials from `properties` or the environment (AWS_*)
+    ObjectStore { url: String, properties: BTreeMap<String, String> },
+}
+
+#[derive(Clone, Debug)]
+pub struct StateSpec {
+    pub memory_limit_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    Fail,
+    DeadLetter,
+    Skip,
+}
+
+#[derive(Clone, Debug)]
+pub struct ErrorsSpec {
+    pub on_error: OnError,
+    pub consecutive_limit: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct PluginSpec {
+    /// absolute
+    pub path: PathBuf,
+    pub memory_bytes: Option<u64>,
+    pub capabilities: Vec<String>,
+    pub deadline_ms: u64,
+    pub sha256: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CatalogSpec {
+    pub name: String,
+    pub kind: CatalogKind,
+    /// `sqlite:<absolute path>` or the REST endpoint
+    pub uri: String,
+    /// absolute path without scheme made `file://…`, or `s3://…`
+    pub warehouse: String,
+    /// storage and catalog properties (`s3.endpoint`, `token`, `credential`, …)
+    pub properties: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogKind {
+    Sql,
+    Rest,
+}
+
+/// A schema of the file: the columns, and where each is found in a message.
+#[derive(Clone, Debug)]
+pub struct SourceSchema {
+    pub schema: Schema,
+    /// one per field: the path inside the message (`["geo", "country"]`); `[name]` unless said otherwise
+    pub paths: Vec<Vec<String>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SourceSpec {
+    pub connector: ConnectorSpec,
+    pub schema: SourceSchema,
+    pub format: Format,
+    pub event_time: EventTimeSpec,
+    pub watermark: WatermarkSpec,
+    pub on_error: OnError,
+    pub consecutive_limit: u64,
+    /// the columns of the schema plus the metadata columns: what downstream sees
+    pub output: Schema,
+    pub metadata: MetadataSpec,
+}
+
+/// Metadata columns asked for: the column's name, by what it holds.
+#[derive(Clone, Debug, Default)]
+pub struct MetadataSpec {
+    pub topic: Option<String>,
+    pub partition: Option<String>,
+    pub offset: Option<String>,
+    pub timestamp: Option<String>,
+    pub key: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub enum ConnectorSpec {
+    Kafka(KafkaSpec),
+    Generator(GeneratorSpec),
+}
+
+#[derive(Clone, Debug)]
+pub struct KafkaSpec {
+    pub brokers: String,
+    pub topics: TopicSpec,
+    pub group_id: String,
+    pub start: Start,
+    /// handed to librdkafka as they are
+    pub properties: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicSpec {
+    Names(Vec<String>),
+    /// a regular expression as librdkafka takes them, anchored with `^`
+    Pattern(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Earliest,
+    Latest,
+    TimestampMs(i64),
+}
+
+/// Seeded ad events, partitioned and replayable.
+#[derive(Clone, Debug)]
+pub struct GeneratorSpec {
+    pub seed: u64,
+    pub partitions: u32,
+    /// events per second over all partitions; none = as fast as they are read
+    pub rate: Option<u64>,
+    /// events in all; none = no end
+    pub count: Option<u64>,
+    pub campaigns: u32,
+    pub users: u32,
+    /// events arrive out of order by up to this much
+    pub disorder_ms: u64,
+    /// event time of the first event; none = when the pipeline's incarnation started
+    pub start_ms: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+}
+
+#[derive(Clone, Debug)]
+pub enum EventTimeSpec {
+    /// a column of the schema; JSON numbers are in `unit`
+    Column { name: String, unit: TimeUnit },
+    /// the record's own timestamp
+    RecordTimestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeUnit {
+    Seconds,
+    Millis,
+    Micros,
+    Nanos,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct WatermarkSpec {
+    pub out_of_orderness_ms: u64,
+    pub idle_timeout_ms: Option<u64>,
+    pub max_drift_ms: Option<u64>,
+    pub max_future_ms: Option<u64>,
+    pub when_idle: WhenIdle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenIdle {
+    Hold,
+    Advance,
+}
+
+#[derive(Clone, Debug)]
+pub struct AggregationSpec {
+    /// names of sources (transforms and others come later)
+    pub inputs: Vec<String>,
+    pub key: Vec<String>,
+    pub window: WindowSpec,
+    pub allowed_lateness_ms: u64,
+    /// a key of [`Pipeline::plugins`]
+    pub plugin: String,
+    /// JSON object
+    pub config: String,
+    /// what the plugin calls X is column Y here
+    pub columns: BTreeMap<String, String>,
+    pub on_error: OnError,
+    pub consecutive_limit: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowSpec {
+    Tumbling { size_ms: i64, offset_ms: i64 },
+}
+
+#[derive(Clone, Debug)]
+pub struct SinkSpec {
+    /// node names, `NODE.errors`, `NODE.late`; `*.errors` is already expanded
+    pub inputs: Vec<String>,
+    pub kind: SinkKind,
+}
+
+#[derive(Clone, Debug)]
+pub enum SinkKind {
+    Iceberg(IcebergSinkSpec),
+    Kafka(KafkaSinkSpec),
+    File(FileSinkSpec),
+    Console,
+}
+
+#[derive(Clone, Debug)]
+pub struct IcebergSinkSpec {
+    /// a key of [`Pipeline::catalogs`]
+    pub catalog: String,
+    /// namespace
+    pub namespace: String,
+    pub table: String,
+    pub partition_by: Vec<PartitionField>,
+    pub evolve: Evolve,
+    /// a multiple of the checkpoint interval
+    pub commit_interval_ms: u64,
+    /// `write.*` and other table properties
+    pub properties: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionField {
+    pub column: String,
+    pub transform: PartitionTransform,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionTransform {
+    Identity,
+    Bucket(u32),
+    Truncate(u32),
+    Year,
+    Month,
+    Day,
+    Hour,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evolve {
+    AddColumns,
+    Fail,
+}
+
+#[derive(Clone, Debug)]
+pub struct KafkaSinkSpec {
+    pub brokers: String,
+    pub topic: String,
+    /// the column whose value is the record's key
+    pub key: Option<String>,
+    pub properties: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct FileSinkSpec {
+    /// a folder, absolute; one file per task and checkpoint
+    pub path: PathBuf,
+    pub format: FileFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    Jsonl,
+    Parquet,
+}
