@@ -134,6 +134,21 @@ pub struct SinkState {
     pub confirmed: u64,
     /// not yet known to be committed, oldest first
     pub pending: Vec<Committable>,
+    /// what has been written since the last committable was made: files between two commit intervals, and the
+    /// positions that the next committable will say it covers
+    pub open: OpenCommit,
+}
+
+/// A committable in the making.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpenCommit {
+    pub files: Vec<serde_json::Value>,
+    pub rows: u64,
+    pub positions: Vec<PositionRange>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows_ms: Option<(i64, i64)>,
+    /// checkpoints since the last committable was made
+    pub checkpoints: u32,
 }
 
 /// Files waiting to be committed to one table as one snapshot.

@@ -1,1 +1,244 @@
-//! (being written)
+//! (key, window) → slot in the accumulator.
+//!
+//! The table owns which groups exist and which slot each has; what a slot holds is the plugin's business. Slots are
+//! reused, so the number of slots is bounded by the largest number of groups that were open at one time.
+//!
+//! ```text
+//!   window 12:00 ─▶ { hash → (key bytes, slot 0), (…, slot 3) }     changed since the last export: yes
+//!   window 12:05 ─▶ { hash → (key bytes, slot 1) }                  no
+//!   free slots: 2
+//! ```
+//!
+//! A batch nearly always falls into one or two windows, so windows are the outer level: the inner lookup is one probe
+//! of a hash table whose hash was computed once, at the exchange.
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashTable;
+
+/// All groups of one operator task.
+#[derive(Debug, Default)]
+pub struct GroupTable {
+    windows: BTreeMap<i64, WindowGroups>,
+    free: Vec<u32>,
+    slots: u32,
+}
+
+/// The groups of one window.
+#[derive(Debug, Default)]
+pub struct WindowGroups {
+    table: HashTable<u32>,
+    /// in the order in which the groups came up
+    groups: Vec<Group>,
+    key_bytes: Vec<u8>,
+    changed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    hash: u64,
+    key_from: usize,
+    key_to: usize,
+    slot: u32,
+}
+
+/// Slots are numbered with 32 bits.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {} groups are open in one task", u32::MAX)]
+pub struct TooManyGroups;
+
+impl GroupTable {
+    /// The slot of a group, made if it is new. Marks the window as changed.
+    #[inline]
+    pub fn slot(&mut self, window_start_ms: i64, hash: u64, key: &[u8]) -> Result<u32, TooManyGroups> {
+        let window = self.windows.entry(window_start_ms).or_default();
+        window.changed = true;
+        if let Some(group) = window.find(hash, key) {
+            return Ok(group.slot);
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = self.slots;
+                self.slots = slot.checked_add(1).ok_or(TooManyGroups)?;
+                slot
+            }
+        };
+        window.insert(hash, key, slot);
+        Ok(slot)
+    }
+
+    /// One more than the largest slot ever given out.
+    pub fn total_slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Groups that exist now.
+    pub fn len(&self) -> usize {
+        self.windows.values().map(|w| w.groups.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.windows.is_empty()
+    }
+
+    /// Start of each window that has groups, ascending.
+    pub fn windows(&self) -> impl Iterator<Item = (i64, &WindowGroups)> {
+        self.windows.iter().map(|(start, window)| (*start, window))
+    }
+
+    pub fn first_window(&self) -> Option<i64> {
+        self.windows.keys().next().copied()
+    }
+
+    /// Takes a window out. Its slots stay taken until [`GroupTable::release`]: they still hold the results.
+    pub fn take_window(&mut self, window_start_ms: i64) -> Option<WindowGroups> {
+        self.windows.remove(&window_start_ms)
+    }
+
+    /// Gives slots back that the accumulator has reset.
+    pub fn release(&mut self, slots: impl IntoIterator<Item = u32>) {
+        self.free.extend(slots);
+    }
+
+    /// Windows changed since the last call, ascending; they count as unchanged from now on.
+    pub fn take_changed(&mut self) -> Vec<i64> {
+        self.windows
+            .iter_mut()
+            .filter_map(|(start, window)| std::mem::take(&mut window.changed).then_some(*start))
+            .collect()
+    }
+
+    /// Says that a window stands as it was exported (after a restore).
+    pub fn mark_unchanged(&mut self, window_start_ms: i64) {
+        if let Some(window) = self.windows.get_mut(&window_start_ms) {
+            window.changed = false;
+        }
+    }
+
+    pub fn window(&self, window_start_ms: i64) -> Option<&WindowGroups> {
+        self.windows.get(&window_start_ms)
+    }
+}
+
+impl WindowGroups {
+    #[inline]
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Group> {
+        let index = self.table.find(hash, |&index| {
+            self.groups.get(index as usize).is_some_and(|g| g.hash == hash && self.key_of(g) == key)
+        })?;
+        self.groups.get(*index as usize).copied()
+    }
+
+    fn insert(&mut self, hash: u64, key: &[u8], slot: u32) {
+        let key_from = self.key_bytes.len();
+        self.key_bytes.extend_from_slice(key);
+        // no more groups than slots, and slots are numbered with 32 bits
+        let index = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
+        self.groups.push(Group { hash, key_from, key_to: self.key_bytes.len(), slot });
+        let groups = &self.groups;
+        self.table.insert_unique(hash, index, |&i| groups.get(i as usize).map_or(0, |g| g.hash));
+    }
+
+    fn key_of(&self, group: &Group) -> &[u8] {
+        self.key_bytes.get(group.key_from..group.key_to).unwrap_or_default()
+    }
+
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Slot of each group, in the order in which they came up.
+    pub fn slots(&self) -> Vec<u32> {
+        self.groups.iter().map(|g| g.slot).collect()
+    }
+
+    /// Canonical key bytes of each group, in the same order.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.groups.iter().map(|g| self.key_of(g))
+    }
+
+    /// Hash of each group, in the same order.
+    pub fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.groups.iter().map(|g| g.hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use xxhash_rust::xxh3::xxh3_64;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Touch { window: i64, key: u8 },
+        Expire { window: i64 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        prop::collection::vec(
+            prop_oneof![
+                4 => (0_i64..6, any::<u8>()).prop_map(|(window, key)| Step::Touch { window, key }),
+                1 => (0_i64..6).prop_map(|window| Step::Expire { window }),
+            ],
+            1..300,
+        )
+    }
+
+    proptest! {
+        /// Against a plain map: a live group keeps its slot, two live groups never share one, freed slots come back.
+        #[test]
+        fn agrees_with_a_map(steps in steps()) {
+            let mut table = GroupTable::default();
+            let mut model: HashMap<(i64, u8), u32> = HashMap::new();
+            let mut most = 0;
+            for step in steps {
+                match step {
+                    Step::Touch { window, key } => {
+                        // a poor hash on purpose: collisions must be told apart by the key's bytes
+                        let slot = table.slot(window, u64::from(key % 4), &[key]).unwrap();
+                        if let Some(known) = model.get(&(window, key)) {
+                            prop_assert_eq!(*known, slot);
+                        } else {
+                            prop_assert!(!model.values().any(|s| *s == slot), "slot {} is taken", slot);
+                            model.insert((window, key), slot);
+                        }
+                        most = most.max(model.len());
+                    }
+                    Step::Expire { window } => {
+                        let taken = table.take_window(window).map(|w| w.slots()).unwrap_or_default();
+                        let mut expected: Vec<u32> = model.iter().filter(|((w, _), _)| *w == window).map(|(_, s)| *s).collect();
+                        let mut got = taken.clone();
+                        expected.sort_unstable();
+                        got.sort_unstable();
+                        prop_assert_eq!(got, expected);
+                        model.retain(|(w, _), _| *w != window);
+                        table.release(taken);
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+            }
+            prop_assert!(table.total_slots() as usize <= most);
+        }
+    }
+
+    #[test]
+    fn only_touched_windows_count_as_changed() {
+        let mut table = GroupTable::default();
+        let hash = xxh3_64(b"k");
+        table.slot(10, hash, b"k").unwrap();
+        table.slot(20, hash, b"k").unwrap();
+        assert_eq!(table.take_changed(), vec![10, 20]);
+        assert_eq!(table.take_changed(), Vec::<i64>::new());
+        table.slot(20, hash, b"k").unwrap();
+        assert_eq!(table.take_changed(), vec![20]);
+    }
+}

@@ -1,1 +1,38 @@
-//! (being written)
+//! Every bound of the system, by name. A queue, a buffer, a retry or a message without a bound here is a defect.
+
+/// Key groups: the unit in which keyed state is exchanged, kept and moved (Flink's max parallelism). Frozen: state
+/// written with another number could not be read.
+pub const KEY_GROUPS: u16 = 128;
+
+/// Tasks of one operator: never more than there are key groups.
+pub const PARALLELISM_MAX: usize = 128;
+
+/// Messages decoded into one batch.
+pub const BATCH_ROWS_MAX: usize = 8_192;
+
+/// Payload bytes decoded into one batch; a single larger message is a batch of its own.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// Rows collected before a plugin is called, so that the fixed cost of a call is spread.
+pub const PLUGIN_CALL_ROWS_TARGET: usize = 4_096;
+
+/// Rows per call when groups are evaluated, exported or reset.
+pub const PLUGIN_GROUPS_PER_CALL_MAX: usize = 8_192;
+
+/// Bytes of state that one export call should return.
+pub const STATE_CHUNK_BYTES: u64 = 8 << 20;
+
+/// Packets waiting on one edge between two tasks.
+pub const EDGE_PACKETS_MAX: usize = 4;
+
+/// Checkpoints whose commits may wait for confirmation before the intake pauses.
+pub const COMMITS_WAITING_MAX: usize = 8;
+
+/// How often new partitions are looked for.
+pub const DISCOVERY_INTERVAL_MS: u64 = 10_000;
+
+/// Bytes of input that one aggregation task keeps since its last export, to bring a failed plugin instance back.
+pub const REPLAY_BYTES_MAX: usize = 64 << 20;
+
+/// Dropped or failed events shown in the log per node, before only the counter goes on.
+pub const FIRST_OCCURRENCES_LOGGED: u64 = 5;
