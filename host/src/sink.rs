@@ -55,6 +55,12 @@ pub trait SinkCommitter: Send + Sync {
     /// checkpoint whose commit is in the table.
     async fn claim(&self, fence: &Fence, state: &SinkState) -> Result<u64>;
 
+    /// Joins small files that have waited for a commit, before a checkpoint names them. Files it did not need to touch
+    /// stay as they are.
+    async fn join(&self, files: Vec<serde_json::Value>) -> Result<Vec<serde_json::Value>> {
+        Ok(files)
+    }
+
     /// Commits one committable; an answer `Ok` means it was seen in the table.
     async fn commit(&self, fence: &Fence, committable: &Committable) -> Result<()>;
 }

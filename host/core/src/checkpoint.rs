@@ -48,6 +48,9 @@ pub enum Entry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub reason: Reason,
+    /// when this incarnation began: what a generator's event time counts from
+    #[serde(default)]
+    pub incarnation_started_ms: i64,
     pub sources: BTreeMap<String, SourceState>,
     pub operators: BTreeMap<String, OperatorState>,
     pub sinks: BTreeMap<String, SinkState>,
