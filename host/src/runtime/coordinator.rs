@@ -39,7 +39,8 @@ pub trait CheckpointLog: Send + Sync {
     async fn publish(&self, number: u64, checkpoint: &Checkpoint) -> Result<(), RunError>;
 
     /// Removes what nothing refers to any more. Failing to is logged, never fatal.
-    async fn retain(&self, newest: u64);
+    /// `confirmed`: by sink, the last checkpoint known to be committed.
+    async fn retain(&self, confirmed: BTreeMap<String, u64>);
 }
 
 /// A sink as the coordinator sees it.
@@ -368,8 +369,8 @@ impl Coordinator {
         self.stats.checkpoint_took_ms.store(took, Relaxed);
         (self.on_positions)(&next);
         self.checkpoint = next;
-        let log = Arc::clone(&self.log);
-        self.runtime.spawn(async move { log.retain(f.number).await });
+        let confirmed = self.checkpoint.sinks.iter().map(|(n, s)| (n.clone(), s.confirmed)).collect();
+        self.runtime.block_on(self.log.retain(confirmed));
         Ok(())
     }
 
