@@ -227,7 +227,10 @@ mod tests {
                 match kind {
                     0 => log.push(record(number, Entry::Claim)),
                     1 => { unreadable.insert(number); }
-                    _ => log.push(checkpoint(number, &names, 0, if *pending { &[number][..] } else { &[] })),
+                    _ => {
+                        let waiting: Vec<u64> = pending.then_some(number).into_iter().collect();
+                        log.push(checkpoint(number, &names, 0, &waiting));
+                    }
                 }
             }
             let known: BTreeMap<String, u64> = [("s".to_owned(), confirmed)].into();
