@@ -18,7 +18,9 @@ use millrace_core::commit::Fence;
 pub mod console;
 pub mod file;
 pub mod iceberg;
+pub mod json;
 pub mod kafka;
+mod rows;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
