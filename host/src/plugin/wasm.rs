@@ -311,6 +311,19 @@ fn lower_one<'a>(
     lower(column, field.data_type, encoding).map_err(|e| format!("column `{}`: {e}", field.name))
 }
 
+fn lower_wanted<'a>(
+    column: &'a Option<ArrayRef>,
+    wanted: &Wanted,
+    encoding: Encoding,
+    rows: usize,
+) -> std::result::Result<Lowered<'a>, String> {
+    match column {
+        Some(column) => lower_one(column, &wanted.field, rows, encoding),
+        None if wanted.optional => Ok(Lowered::MISSING),
+        None => Err(format!("column `{}` is missing, but not optional", wanted.field.name)),
+    }
+}
+
 /// Every row belongs to a slot that exists.
 fn check_slots(groups: &[u32], total_groups: u32) -> std::result::Result<(), String> {
     match groups.iter().find(|g| **g >= total_groups) {
@@ -354,19 +367,13 @@ impl Aggregator for WasmAggregator {
 
     fn update(&mut self, columns: &[Option<ArrayRef>], groups: &[u32], total_groups: u32) -> Result<Vec<Rejected>> {
         let wanted = &self.signature.input;
-        let prepare = || {
+        let prepare = || -> std::result::Result<Vec<_>, String> {
             if columns.len() != wanted.len() {
                 return Err(format!("the host has {} columns, the plugin wants {}", columns.len(), wanted.len()));
             }
             check_slots(groups, total_groups)?;
-            let lower_wanted = |((column, wanted), encoding): ((&'_ Option<ArrayRef>, &Wanted), &Encoding)| {
-                match column {
-                    Some(column) => lower_one(column, &wanted.field, groups.len(), *encoding),
-                    None if wanted.optional => Ok(Lowered::MISSING),
-                    None => Err(format!("column `{}` is missing, but not optional", wanted.field.name)),
-                }
-            };
-            columns.iter().zip(wanted).zip(&self.encodings).map(lower_wanted).collect::<std::result::Result<Vec<_>, _>>()
+            let columns = columns.iter().zip(wanted).zip(&self.encodings);
+            columns.map(|((column, wanted), encoding)| lower_wanted(column, wanted, *encoding, groups.len())).collect()
         };
         let lowered = prepare().map_err(|message| self.instance.broken("update", message))?;
         let params: Vec<_> = lowered.iter().map(Lowered::param).collect();

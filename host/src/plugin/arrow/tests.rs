@@ -225,7 +225,7 @@ fn what_lies_in_arrow_as_the_guest_wants_it_is_not_copied() {
     assert_eq!(lowered.param().validity.unwrap().as_ptr(), strings.nulls().unwrap().validity().as_ptr());
 
     let bits = BooleanBuffer::new_set(64);
-    let tail: ArrayRef = Arc::new(arrow_array::BooleanArray::new(bits.clone(), None)).slice(16, 48);
+    let tail: ArrayRef = Arc::new(arrow_array::BooleanArray::new(bits.slice(16, 48), None));
     let lowered = lower(&tail, DataType::Boolean, Encoding::Plain).unwrap();
     let P::Boolean(sent) = lowered.param().data else { panic!() };
     assert_eq!(sent.as_ptr(), bits.values()[2..].as_ptr());
