@@ -25,6 +25,7 @@ use object_store::path::Path;
 use crate::spec::model::Location;
 
 mod claim;
+mod durable;
 mod error;
 mod location;
 mod log;

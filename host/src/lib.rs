@@ -14,6 +14,7 @@
 //! | [`query`] | SQL over the pipeline's catalogs |
 //! | [`cli`] | the `millrace` command |
 
+pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
+use super::durable::DurableFolder;
 use super::error::{CheckpointError, Class, Result, class_of_io, one_line};
 use crate::spec::model::Location;
 
@@ -42,9 +42,8 @@ fn open_local(folder: &std::path::Path) -> Result<Opened> {
             _ => CheckpointError::Unusable { location, doing, why: e.to_string() },
         }
     })?;
-    let store = LocalFileSystem::new_with_prefix(folder)
-        .map_err(|e| CheckpointError::BadLocation { given: shown.clone(), why: one_line(&e) })?
-        .with_fsync(true);
+    let store = DurableFolder::new(folder)
+        .map_err(|e| CheckpointError::BadLocation { given: shown.clone(), why: one_line(&e) })?;
     Ok(Opened { store: Arc::new(store), root: Path::default(), shown })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 
-use super::open::parse_time_ms;
+use crate::spec::parse_instant_ms;
 use super::{Failure, GenerateArgs};
 use crate::clock::{Clock, SystemClock};
 use crate::source::generator;
@@ -15,7 +15,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     }
     let span_ms = i64::try_from(args.count.saturating_mul(1_000) / args.rate).unwrap_or(i64::MAX);
     let start_ms = match &args.start {
-        Some(text) => parse_time_ms(text).ok_or_else(|| {
+        Some(text) => parse_instant_ms(text).ok_or_else(|| {
             Failure::Usage(format!("--start {text}: expected RFC 3339, such as 2026-01-31T12:00:00Z"))
         })?,
         None if args.live => SystemClock.now_ms(),
@@ -39,16 +39,18 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         properties.insert(key.to_owned(), value.to_owned());
     }
     let terminal = std::io::stderr().is_terminal();
-    let progress = |written: u64| {
+    let mut progress = |written: u64| {
         if terminal {
             // a closed terminal is no reason to stop
             let _ = write!(std::io::stderr(), "\r{written} of {} events", args.count);
         }
+        true
     };
     let written = match (&args.file, &args.kafka, &args.topic) {
-        (Some(path), _, _) => generator::write_jsonl(path, &spec, &progress)?,
+        (Some(path), _, _) => generator::write_jsonl(path, &spec, start_ms).map_err(anyhow::Error::msg)?,
         (None, Some(brokers), Some(topic)) => {
-            generator::produce_to_kafka(brokers, topic, &spec, &properties, args.live, &progress)?
+            generator::produce_to_kafka(brokers, topic, &spec, start_ms, &properties, &mut progress)
+                .map_err(anyhow::Error::new)?
         }
         _ => return Err(Failure::Usage("a FILE, or --kafka BROKERS --topic TOPIC".into())),
     };

@@ -101,8 +101,3 @@ fn cache_dir() -> Option<std::path::PathBuf> {
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;
     Some(base.join("millrace").join("plugins"))
 }
-
-/// RFC 3339 → milliseconds since the epoch.
-pub fn parse_time_ms(text: &str) -> Option<i64> {
-    arrow_cast::parse::string_to_timestamp_nanos(text).ok().map(|ns| ns.div_euclid(1_000_000))
-}

@@ -5,7 +5,8 @@ use std::io::{IsTerminal, Write};
 use anyhow::{Context, Result};
 use datafusion::arrow::array::RecordBatch;
 
-use super::open::{load, parse_time_ms};
+use super::open::load;
+use crate::spec::parse_instant_ms;
 use super::{Failure, Format, QueryArgs};
 use crate::query::{At, query};
 
@@ -13,7 +14,7 @@ pub fn run(args: &QueryArgs) -> Result<(), Failure> {
     let loaded = load(&args.file)?;
     let at = match (&args.snapshot, &args.as_of) {
         (Some(id), _) => At::Snapshot(*id),
-        (None, Some(time)) => At::TimeMs(parse_time_ms(time).ok_or_else(|| {
+        (None, Some(time)) => At::TimeMs(parse_instant_ms(time).ok_or_else(|| {
             Failure::Usage(format!("--as-of {time}: expected RFC 3339, such as 2026-01-31T12:00:00Z"))
         })?),
         (None, None) => At::Now,
@@ -47,11 +48,13 @@ fn print(batches: &[RecordBatch], format: Format) -> Result<()> {
             out.write_all(&text)?;
         }
         Format::Json => {
-            for batch in batches {
-                for row in 0..batch.num_rows() {
-                    writeln!(out, "{}", crate::sink::json::row_to_json(batch, row)?)?;
-                }
-            }
+            let mut text = Vec::new();
+            let mut writer = datafusion::arrow::json::LineDelimitedWriter::new(&mut text);
+            let rows: Vec<&RecordBatch> = batches.iter().collect();
+            writer.write_batches(&rows)?;
+            writer.finish()?;
+            drop(writer);
+            out.write_all(&text)?;
         }
     }
     out.flush()?;

@@ -84,7 +84,7 @@ fn parse_reset(text: &str) -> Result<(String, Start), String> {
     let start = match start {
         "earliest" => Start::Earliest,
         "latest" => Start::Latest,
-        time => Start::TimestampMs(super::open::parse_time_ms(time).ok_or_else(wrong)?),
+        time => Start::TimestampMs(crate::spec::parse_instant_ms(time).ok_or_else(wrong)?),
     };
     Ok((source.to_owned(), start))
 }

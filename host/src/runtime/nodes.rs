@@ -49,7 +49,8 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         empty_location(&pipeline.checkpoint.location)?;
     }
     let store = Arc::new(CheckpointStore::open(&pipeline.checkpoint.location, &pipeline.name)?);
-    let schema_of = |node: &str| opened.resolved.schemas.get(node).cloned().unwrap_or_default();
+    let schema_of = |node: &str| opened.resolved.output.get(node).cloned().unwrap_or_default();
+    let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
 
     let mut sinks = Vec::new();
     let mut tables = Vec::new();
@@ -215,7 +216,7 @@ fn open_sink(
         SinkKind::Iceberg(iceberg) => return open_iceberg(pipeline, name, spec, iceberg, &input, runtime),
         SinkKind::Kafka(kafka) => {
             let kafka = kafka.clone();
-            (plain(Box::new(move |_| Ok(Box::new(KafkaSink::new(&kafka, &node)?)))), None)
+            (plain(Box::new(move |task| Ok(Box::new(KafkaSink::new(&kafka, &node, task)?)))), None)
         }
         SinkKind::File(file) => {
             let file = file.clone();

@@ -30,6 +30,13 @@ pub struct JsonRows<'a> {
     columns: Vec<(Vec<u8>, Column<'a>)>,
 }
 
+/// One row as a JSON object.
+pub fn row_to_json(batch: &RecordBatch, row: usize) -> Result<String> {
+    let mut text = Vec::new();
+    JsonRows::new(batch)?.write_row(&mut text, row);
+    String::from_utf8(text).map_err(|e| SinkError::Fatal(format!("a row's JSON is not UTF-8: {e}")))
+}
+
 /// A column by what its values look like.
 pub enum Column<'a> {
     Boolean(&'a BooleanArray),
