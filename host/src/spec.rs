@@ -76,7 +76,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     if !syntax.is_empty() {
         let found = syntax
             .iter()
-            .map(|error| Diagnostic::error(error.span().unwrap_or(0..0), error.message()).label("here TOML ends"))
+            .map(|error| Diagnostic::error(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message())))
             .collect();
         return Err(Diagnostics::new(Arc::clone(&source), found, &[]));
     }

@@ -26,7 +26,8 @@ pub struct Resolved {
 
 /// Checks what needs no plugin: keys of aggregations, sinks fed by sources and side streams, numbers of files.
 pub fn known_columns(doc: &Document<'_>, pipeline: &Pipeline, outputs: &BTreeMap<String, Schema>) {
-    for (name, spec) in &pipeline.aggregations {
+    let reads_rows = |inputs: &[String]| !inputs.iter().any(|input| columns::is_side_stream(input));
+    for (name, spec) in pipeline.aggregations.iter().filter(|(_, spec)| reads_rows(&spec.inputs)) {
         match input_of(&spec.inputs, outputs) {
             Some(Ok(input)) => report(doc, "aggregations", name, columns::check_aggregation(spec, &input)),
             Some(Err(wrong)) => report(doc, "aggregations", name, vec![wrong]),
@@ -99,7 +100,7 @@ pub fn check_plugins(loaded: &Loaded, open: &OpenPlugin<'_>) -> Result<Resolved,
             Ok(signature) => {
                 let (output, wrong) = columns::check_signature(spec, &input, &signature);
                 found.extend(wrong.into_iter().map(|misfit| located(&loaded.spans, "aggregations", name, misfit)));
-                resolved.output.insert(name.clone(), output);
+                resolved.output.extend(output.map(|output| (name.clone(), output)));
                 resolved.signatures.insert(name.clone(), signature);
             }
             Err(message) => found.push(refused(loaded, name, &spec.plugin, &message)),

@@ -64,7 +64,10 @@ pub fn united(inputs: &[(&str, &Schema)]) -> Result<Schema, Misfit> {
                                 "`{}` is `{}` in `{name}`, but `{}` in `{first}`",
                                 field.name, field.data_type, known.data_type
                             ),
-                            Some("inputs are united by column name: give the column one type, or read them in two nodes".into()),
+                            Some(
+                                "inputs are united by column name: give the column one type, or read them in two nodes"
+                                    .into(),
+                            ),
                         ));
                     }
                 }
@@ -81,9 +84,10 @@ pub fn united(inputs: &[(&str, &Schema)]) -> Result<Schema, Misfit> {
 /// under its new name only.
 pub fn offered<'a>(input: &'a Schema, columns: &'a BTreeMap<String, String>) -> Vec<(&'a str, &'a Field)> {
     let renamed = columns.iter().filter_map(|(plugin, column)| Some((plugin.as_str(), input.field(column)?)));
-    let plain = input.fields.iter().filter(|field| {
-        !columns.contains_key(&field.name) && !columns.values().any(|column| *column == field.name)
-    });
+    let plain = input
+        .fields
+        .iter()
+        .filter(|field| !columns.contains_key(&field.name) && !columns.values().any(|column| *column == field.name));
     let mut all: Vec<(&str, &Field)> = plain.map(|field| (field.name.as_str(), field)).collect();
     all.extend(renamed);
     all
@@ -121,7 +125,11 @@ pub fn check_aggregation(spec: &AggregationSpec, input: &Schema) -> Vec<Misfit> 
     }
     for (plugin, column) in &spec.columns {
         if input.field(column).is_none() {
-            wrong.push(misfit(&["columns", plugin], format!("the input has no column `{column}`"), near(column, input)));
+            wrong.push(misfit(
+                &["columns", plugin],
+                format!("the input has no column `{column}`"),
+                near(column, input),
+            ));
         }
     }
     wrong
@@ -138,8 +146,8 @@ fn near(name: &str, schema: &Schema) -> Option<String> {
     suggest::did_you_mean(name, schema.fields.iter().map(|field| field.name.as_str()))
 }
 
-/// What the plugin wants against what the input has, then the columns of the result.
-pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signature) -> (Schema, Vec<Misfit>) {
+/// What the plugin wants against what the input has, then the columns of the result (none if they clash).
+pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signature) -> (Option<Schema>, Vec<Misfit>) {
     let offered = offered(input, &spec.columns);
     let mut wrong: Vec<Misfit> =
         signature.input.iter().filter_map(|wanted| check_wanted(spec, wanted, &offered)).collect();
@@ -155,6 +163,7 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
     let mut output: Vec<Field> = keys.collect();
     output.push(Field::new(WINDOW_START, DataType::Timestamptz, false));
     output.push(Field::new(WINDOW_END, DataType::Timestamptz, false));
+    let unfit = wrong.len();
     for field in &signature.output.fields {
         if output.iter().any(|known| known.name == field.name) {
             wrong.push(misfit(
@@ -172,7 +181,8 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
         }
         output.push(field.clone());
     }
-    (Schema::new(output), wrong)
+    let output = (wrong.len() == unfit).then(|| Schema::new(output));
+    (output, wrong)
 }
 
 fn is_list(data_type: DataType) -> bool {
@@ -237,22 +247,13 @@ fn zero(data_type: DataType) -> &'static str {
 /// The columns that a sink's own keys name.
 pub fn check_sink(spec: &SinkSpec, input: &Schema) -> Vec<Misfit> {
     match &spec.kind {
-        SinkKind::Iceberg(iceberg) => {
-            let mut wrong: Vec<Misfit> = iceberg
-                .partition_by
-                .iter()
-                .enumerate()
-                .filter_map(|(index, field)| check_partition(&["partition_by", &index.to_string()], field, input))
-                .collect();
-            for field in input.fields.iter().filter(|field| is_list(field.data_type)) {
-                wrong.push(misfit(
-                    &["inputs"],
-                    format!("`{field}` cannot be stored in an Iceberg table of this pipeline"),
-                    Some("columns are of the types that `[schemas]` knows".into()),
-                ));
-            }
-            wrong
-        }
+        // every type of a column is one of Iceberg's; lists have been refused where an aggregation gives them
+        SinkKind::Iceberg(iceberg) => iceberg
+            .partition_by
+            .iter()
+            .enumerate()
+            .filter_map(|(index, field)| check_partition(&["partition_by", &index.to_string()], field, input))
+            .collect(),
         SinkKind::Kafka(kafka) => match &kafka.key {
             Some(key) if input.field(key).is_none() => {
                 vec![misfit(&["key"], format!("the input has no column `{key}`"), near(key, input))]
@@ -300,6 +301,10 @@ fn check_partition(keys: &[&str], field: &PartitionField, input: &Schema) -> Opt
     };
     let name = format!("{}_{suffix}", field.column);
     input.field(&name).map(|_| {
-        misfit(keys, format!("the partition would be named `{name}`, and so is a column"), Some("rename the column".into()))
+        misfit(
+            keys,
+            format!("the partition would be named `{name}`, and so is a column"),
+            Some("rename the column".into()),
+        )
     })
 }

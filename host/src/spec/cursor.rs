@@ -149,28 +149,6 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
-    pub fn boolean(&self, key: &str) -> Option<bool> {
-        let (_, value) = self.entry(key)?;
-        match value.get_ref() {
-            DeValue::Boolean(value) => Some(*value),
-            DeValue::String(raw) => {
-                let text = self.fill(raw, &[key])?;
-                match text.text.as_str() {
-                    "true" if text.only_reference => Some(true),
-                    "false" if text.only_reference => Some(false),
-                    _ => {
-                        self.wrong_type(&[key], "true or false", value.get_ref(), "true");
-                        None
-                    }
-                }
-            }
-            other => {
-                self.wrong_type(&[key], "true or false", other, "true");
-                None
-            }
-        }
-    }
-
     /// An integer within `range`; a string that is nothing but one `${VAR}` may hold it.
     pub fn integer<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>) -> Option<T> {
         let (_, value) = self.entry(key)?;
@@ -209,6 +187,16 @@ impl<'a> Cursor<'a> {
             );
         }
         in_range
+    }
+
+    /// Whether a string value is this word once it is filled in.
+    pub fn is_word(&self, key: &str, word: &str) -> bool {
+        self.table.iter().any(|(name, value)| match value.get_ref() {
+            DeValue::String(raw) if name.get_ref() == key => {
+                substitute::fill(raw, self.doc.env, &self.doc.dir).is_ok_and(|filled| filled.text == word)
+            }
+            _ => false,
+        })
     }
 
     /// A duration in milliseconds, within `range`.
@@ -380,13 +368,15 @@ impl<'a> Cursor<'a> {
                     return None;
                 }
             },
-            DeValue::Float(number) => match number.as_str().parse::<f64>().ok().and_then(serde_json::Number::from_f64) {
-                Some(number) => Value::Number(number),
-                None => {
-                    self.wrong(keys, format!("JSON has no `{}`", number.as_str()), "write a finite number");
-                    return None;
+            DeValue::Float(number) => {
+                match number.as_str().parse::<f64>().ok().and_then(serde_json::Number::from_f64) {
+                    Some(number) => Value::Number(number),
+                    None => {
+                        self.wrong(keys, format!("JSON has no `{}`", number.as_str()), "write a finite number");
+                        return None;
+                    }
                 }
-            },
+            }
             DeValue::Datetime(at) => Value::String(at.to_string()),
             DeValue::Array(items) => {
                 let each = items.iter().enumerate().map(|(index, item)| {
@@ -438,10 +428,6 @@ impl<'a> Cursor<'a> {
         self.table.iter().any(|(name, value)| name.get_ref() == key && matches!(value.get_ref(), DeValue::Table(_)))
     }
 
-    pub fn is_string(&self, key: &str) -> bool {
-        self.table.iter().any(|(name, value)| name.get_ref() == key && matches!(value.get_ref(), DeValue::String(_)))
-    }
-
     /// A table below this one; `what` names it in messages.
     pub fn table(&self, key: &str, what: impl Into<String>) -> Option<Self> {
         let (_, value) = self.entry(key)?;
@@ -468,8 +454,11 @@ impl<'a> Cursor<'a> {
             if let Some(cursor) = section.table(&name, what.clone()) {
                 if !is_name(&name) {
                     section.report(
-                        Diagnostic::error(section.key_span(&name), format!("{what} has characters that no name may have"))
-                            .hint("names are made of A-Z, a-z, 0-9, `_` and `-`"),
+                        Diagnostic::error(
+                            section.key_span(&name),
+                            format!("{what} has characters that no name may have"),
+                        )
+                        .hint("names are made of A-Z, a-z, 0-9, `_` and `-`"),
                     );
                 }
                 out.push((name, cursor));
@@ -512,8 +501,11 @@ impl<'a> Cursor<'a> {
         let read = self.read.borrow();
         for key in self.keys() {
             if !read.contains(&key) {
-                let hint = suggest::did_you_mean(&key, read.iter().map(String::as_str).filter(|known| !self.has(known)))
-                    .or_else(|| suggest::did_you_mean(&key, read.iter().map(String::as_str)));
+                let known = read.iter().map(String::as_str);
+                let hint = match suggest::closest(&key, known.clone()) {
+                    Some(near) => Some(format!("did you mean `{near}`?")),
+                    None => suggest::did_you_mean(&key, known.filter(|known| !self.has(known))),
+                };
                 self.report(
                     Diagnostic::error(self.key_span(&key), format!("unknown key `{key}`"))
                         .label(format!("{} has no such key", self.what))

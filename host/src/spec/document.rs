@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Diagnostics, SourceText};
+use super::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText};
 
 /// Where a key and its value stand, by the path of keys that leads there.
 #[derive(Clone, Debug, Default)]
@@ -52,8 +52,10 @@ impl Spans {
         }
         // a caret under many lines shows nothing: then the key stands for the value. So does it for `[a.table]`, whose
         // span is its header.
-        let one_line = text.get(place.clone()).is_some_and(|t| !t.is_empty() && !t.contains('\n') && !t.starts_with('['));
-        let inline = one_line || matches!(value, DeValue::Array(_)) && !text.get(place.clone()).unwrap_or("\n").contains('\n');
+        let one_line =
+            text.get(place.clone()).is_some_and(|t| !t.is_empty() && !t.contains('\n') && !t.starts_with('['));
+        let inline =
+            one_line || matches!(value, DeValue::Array(_)) && !text.get(place.clone()).unwrap_or("\n").contains('\n');
         let value = if inline { place } else { key.clone() };
         self.places.insert(path, Place { key, value });
     }
@@ -111,6 +113,10 @@ impl<'e> Document<'e> {
 
     pub fn report(&self, found: Diagnostic) {
         self.found.borrow_mut().push(found);
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.found.borrow().iter().any(|found| found.severity == Severity::Error)
     }
 
     pub fn keep_secret(&self, secrets: Vec<String>) {

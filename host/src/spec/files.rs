@@ -1,8 +1,6 @@
 //! How many files a partitioned sink will write at each commit: an estimate, from what the file says of its columns.
 
-use super::model::{
-    ConnectorSpec, PartitionField, PartitionTransform, Pipeline, SinkKind, SinkSpec,
-};
+use super::model::{ConnectorSpec, PartitionField, PartitionTransform, Pipeline, SinkKind, SinkSpec};
 
 /// Above this `check` warns: every file costs an open writer, a request and an entry in a manifest.
 pub const FILES_PER_COMMIT_MAX: u64 = 100;

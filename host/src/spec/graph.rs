@@ -16,8 +16,7 @@ use super::{Loaded, diagnostic, files};
 
 /// Draws the graph. Secrets are redacted.
 pub fn graph(loaded: &Loaded, resolved: &Resolved) -> String {
-    let mut drawing =
-        Drawing { pipeline: &loaded.pipeline, resolved, out: String::new(), drawn: BTreeSet::new() };
+    let mut drawing = Drawing { pipeline: &loaded.pipeline, resolved, out: String::new(), drawn: BTreeSet::new() };
     drawing.head();
     for (name, source) in &loaded.pipeline.sources {
         drawing.out.push('\n');
@@ -64,7 +63,8 @@ impl<'a> Drawing<'a> {
             EventTimeSpec::Column { name, .. } => format!("`{name}`"),
             EventTimeSpec::RecordTimestamp => "the record's timestamp".to_owned(),
         };
-        let drift = source.watermark.max_drift_ms.map_or(String::new(), |ms| format!(", drift ≤ {}", show_duration_ms(ms)));
+        let drift =
+            source.watermark.max_drift_ms.map_or(String::new(), |ms| format!(", drift ≤ {}", show_duration_ms(ms)));
         self.line(
             "│ ",
             &format!(
@@ -137,6 +137,10 @@ impl<'a> Drawing<'a> {
             let wanted: Vec<String> = signature
                 .input
                 .iter()
+                .filter(|wanted| {
+                    let column = spec.columns.get(&wanted.field.name).unwrap_or(&wanted.field.name);
+                    !wanted.optional || resolved.input.get(name).is_some_and(|input| input.field(column).is_some())
+                })
                 .map(|wanted| match spec.columns.get(&wanted.field.name) {
                     Some(column) => format!("{} = {column}", wanted.field.name),
                     None => wanted.field.name.clone(),
@@ -168,7 +172,7 @@ impl<'a> Drawing<'a> {
             && let Some(expected) = files::expected(self.pipeline, spec)
         {
             let fields: Vec<String> = iceberg.partition_by.iter().map(partition).collect();
-            let files = if expected.files == 1 { "file".to_owned() } else { format!("{} files", expected.files) };
+            let files = if expected.files == 1 { "one file".to_owned() } else { format!("{} files", expected.files) };
             self.line(below, &format!("  partitioned by {}: about {files} a commit", fields.join(", ")));
             if let Some((_, hint)) = files::warning(&expected) {
                 self.line(below, &format!("  warning: more than {}; {hint}", files::FILES_PER_COMMIT_MAX));

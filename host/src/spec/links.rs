@@ -21,10 +21,13 @@ pub fn check(doc: &Document<'_>, draft: &mut Draft) {
     let edges = edges(doc, &draft.nodes);
     cycles(doc, &draft.nodes, &edges);
     expand(draft, &edges);
-    unread(doc, draft, &edges);
     dead_letters(doc, draft, &edges);
     one_table(doc, draft);
     memory(doc, draft);
+    // a wrong name somewhere is why nobody reads another: said once is enough
+    if !doc.has_errors() {
+        unread(doc, draft, &edges);
+    }
 }
 
 /// One input of one node, resolved.
@@ -71,7 +74,13 @@ fn edges(doc: &Document<'_>, nodes: &[Node]) -> Vec<Edge> {
 }
 
 /// The nodes that an input stands for.
-fn resolve(doc: &Document<'_>, nodes: &[Node], reader: &Node, input: &str, place: &Range<usize>) -> Vec<(usize, String)> {
+fn resolve(
+    doc: &Document<'_>,
+    nodes: &[Node],
+    reader: &Node,
+    input: &str,
+    place: &Range<usize>,
+) -> Vec<(usize, String)> {
     let refuse = |message: String, hint: Option<String>| {
         doc.report(Diagnostic::error(place.clone(), message).hint_if_any(hint));
         Vec::new()
@@ -203,7 +212,10 @@ fn unread(doc: &Document<'_>, draft: &Draft, edges: &[Edge]) {
                 doc.spans.has(&path) && (quoted.iter().any(|q| q == written) || written.contains("${"))
             });
             if !used {
-                doc.report(Diagnostic::warning(doc.spans.key(&[section, name]), format!("no node uses {noun} `{name}`")));
+                doc.report(Diagnostic::warning(
+                    doc.spans.key(&[section, name]),
+                    format!("no node uses {noun} `{name}`"),
+                ));
             }
         }
     }
@@ -220,15 +232,24 @@ fn dead_letters(doc: &Document<'_>, draft: &Draft, edges: &[Edge]) {
     for node in nodes {
         let path = node.path(&["on_error"]);
         let own = doc.spans.has(&path);
-        let dead_letter = draft.sources.iter().any(|(name, spec)| *name == node.name && spec.on_error == OnError::DeadLetter)
+        let dead_letter = draft
+            .sources
+            .iter()
+            .any(|(name, spec)| *name == node.name && spec.on_error == OnError::DeadLetter)
             || draft.aggregations.iter().any(|(name, spec)| *name == node.name && spec.on_error == OnError::DeadLetter);
         if dead_letter && own {
             doc.report(
                 Diagnostic::error(
                     doc.spans.value(&path),
-                    format!("dead letters of `{}` have nowhere to go: nothing reads `{}{ERRORS}`", node.name, node.name),
+                    format!(
+                        "dead letters of `{}` have nowhere to go: nothing reads `{}{ERRORS}`",
+                        node.name, node.name
+                    ),
                 )
-                .hint(format!("add a sink with `inputs = [\"{}{ERRORS}\"]`, or with `[\"{ALL_ERRORS}\"]` for all nodes", node.name)),
+                .hint(format!(
+                    "add a sink with `inputs = [\"{}{ERRORS}\"]`, or with `[\"{ALL_ERRORS}\"]` for all nodes",
+                    node.name
+                )),
             );
         } else if dead_letter {
             inherited.push(format!("`{}{ERRORS}`", node.name));
@@ -278,7 +299,12 @@ fn memory(doc: &Document<'_>, draft: &Draft) {
             doc.report(
                 Diagnostic::warning(
                     doc.spans.value(&["plugins", name, "memory"]),
-                    format!("{tasks} tasks with {} each are {}, more than the memory limit, {}", show(bytes), show(total), show(limit)),
+                    format!(
+                        "{tasks} tasks with {} each are {}, more than the memory limit, {}",
+                        show(bytes),
+                        show(total),
+                        show(limit)
+                    ),
                 )
                 .hint("lower `memory` or `parallelism`, or raise `memory_limit` of `[state]`"),
             );

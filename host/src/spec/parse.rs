@@ -139,12 +139,7 @@ pub fn file<'a>(doc: &'a Document<'a>, root: &Cursor<'a>) -> Draft {
     let mut aggregations = Vec::new();
     for (name, cursor) in root.tables("aggregations", "aggregation") {
         let spec = aggregation::read(&cursor, &known);
-        nodes.push(Node {
-            name: name.clone(),
-            section: Section::Aggregations,
-            inputs: numbered(spec.0),
-            output: None,
-        });
+        nodes.push(Node { name: name.clone(), section: Section::Aggregations, inputs: numbered(spec.0), output: None });
         aggregations.extend(spec.1.map(|spec| (name, spec)));
     }
     let mut sinks = Vec::new();
@@ -199,5 +194,8 @@ fn reference(c: &Cursor<'_>, key: &str, noun: &str, known: &[String]) -> Option<
 
 /// Reads `on_error` and `consecutive_limit`, which fall back to `[errors]`.
 fn errors(c: &Cursor<'_>, head: &Head) -> (OnError, u64) {
-    (head::on_error(c).unwrap_or(head.errors.on_error), head::consecutive_limit(c).unwrap_or(head.errors.consecutive_limit))
+    (
+        head::on_error(c).unwrap_or(head.errors.on_error),
+        head::consecutive_limit(c).unwrap_or(head.errors.consecutive_limit),
+    )
 }

@@ -80,19 +80,14 @@ pub fn fill(text: &str, env: &dyn Fn(&str) -> Option<String>, dir: &Path) -> Res
 }
 
 /// The value of one `${…}`, and whether it is secret.
-fn resolve(
-    reference: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-    dir: &Path,
-) -> Result<(String, bool), Unfilled> {
+fn resolve(reference: &str, env: &dyn Fn(&str) -> Option<String>, dir: &Path) -> Result<(String, bool), Unfilled> {
     let refuse = |message: String, hint: String| Unfilled { reference: reference.to_owned(), message, hint };
     let inner = reference.strip_prefix("${").and_then(|inner| inner.strip_suffix('}')).unwrap_or(reference);
     if let Some(path) = inner.strip_prefix("file:") {
-        let path = paths::absolute(dir, path);
-        return match read_secret(&path) {
+        return match read_secret(&paths::absolute(dir, path)) {
             Ok(text) => Ok((text, true)),
             Err(error) => Err(refuse(
-                format!("cannot read the secret file {}: {error}", path.display()),
+                format!("cannot read the secret file `{path}`: {error}"),
                 "the file must exist and be readable when the pipeline is loaded".to_owned(),
             )),
         };

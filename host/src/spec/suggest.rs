@@ -59,9 +59,14 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, edits) in
-            [("", "", 0), ("abc", "abc", 0), ("abc", "acb", 1), ("topic", "topics", 1), ("kitten", "sitting", 3), ("", "ab", 2)]
-        {
+        for (a, b, edits) in [
+            ("", "", 0),
+            ("abc", "abc", 0),
+            ("abc", "acb", 1),
+            ("topic", "topics", 1),
+            ("kitten", "sitting", 3),
+            ("", "ab", 2),
+        ] {
             assert_eq!(distance(a, b), edits, "{a} {b}");
             assert_eq!(distance(b, a), edits, "{b} {a}");
         }

@@ -110,7 +110,9 @@ mod tests {
 
     #[test]
     fn durations_round_trip() {
-        for (text, ms) in [("5m", 300_000), ("30s", 30_000), ("1h30m", 5_400_000), ("500ms", 500), ("1d2h3m4s5ms", 93_784_005)] {
+        for (text, ms) in
+            [("5m", 300_000), ("30s", 30_000), ("1h30m", 5_400_000), ("500ms", 500), ("1d2h3m4s5ms", 93_784_005)]
+        {
             assert_eq!(parse_duration_ms(text), Some(ms), "{text}");
             assert_eq!(show_duration_ms(ms), text);
         }

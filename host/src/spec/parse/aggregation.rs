@@ -34,7 +34,7 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
     } else {
         c.choice("emit", &[("on_close", Word::Now(()))]);
     }
-    c.later(&["aggregate", "state_ttl", "revision"]);
+    c.later(&["aggregate", "state_ttl"]);
     let plugin = if c.has("plugin") {
         reference(c, "plugin", "plugin", known.plugins)
     } else {

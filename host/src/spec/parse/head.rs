@@ -30,23 +30,24 @@ pub struct Head {
 }
 
 pub fn read(root: &Cursor<'_>) -> Head {
-    let (name, parallelism) = root.required("pipeline", |c, key| c.table(key, "`[pipeline]`")).map_or((None, None), |c| {
-        let name = c.required("name", Cursor::string).filter(|name| {
-            let right = is_name(name) && name.len() <= NAME_CHARS_MAX;
-            if !right {
-                c.wrong(
-                    &["name"],
-                    format!("`{name}` cannot be a pipeline's name"),
-                    format!("names are made of A-Z, a-z, 0-9, `_` and `-`, {NAME_CHARS_MAX} at most"),
-                );
-            }
-            right
+    let (name, parallelism) =
+        root.required("pipeline", |c, key| c.table(key, "`[pipeline]`")).map_or((None, None), |c| {
+            let name = c.required("name", Cursor::string).filter(|name| {
+                let right = is_name(name) && name.len() <= NAME_CHARS_MAX;
+                if !right {
+                    c.wrong(
+                        &["name"],
+                        format!("`{name}` cannot be a pipeline's name"),
+                        format!("names are made of A-Z, a-z, 0-9, `_` and `-`, {NAME_CHARS_MAX} at most"),
+                    );
+                }
+                right
+            });
+            let parallelism = c.integer("parallelism", 1..=i64::try_from(PARALLELISM_MAX).unwrap_or(i64::MAX));
+            c.choice("time", &[("event", Word::Now(())), ("processing", Word::Later)]);
+            c.finish();
+            (name, parallelism)
         });
-        let parallelism = c.integer("parallelism", 1..=i64::try_from(PARALLELISM_MAX).unwrap_or(i64::MAX));
-        c.choice("time", &[("event", Word::Now(())), ("processing", Word::Later)]);
-        c.finish();
-        (name, parallelism)
-    });
     let parallelism = parallelism
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(PARALLELISM_MAX));
     let checkpoint = checkpoint(root, name.as_deref().unwrap_or("pipeline"));

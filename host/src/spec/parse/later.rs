@@ -9,8 +9,11 @@ pub fn sections(root: &Cursor<'_>, nodes: &mut Vec<Node>) {
     for section in [Section::Transforms, Section::Lookups, Section::Joins] {
         for (name, c) in root.tables(section.key(), section.noun()) {
             root.report(
-                Diagnostic::error(c.own_span(), format!("`[{}.{name}]`: {} are not supported yet", section.key(), section.key()))
-                    .hint("the table is part of the pipeline file, but this release cannot run it: take it out"),
+                Diagnostic::error(
+                    c.own_span(),
+                    format!("`[{}.{name}]`: {} are not supported yet", section.key(), section.key()),
+                )
+                .hint("the table is part of the pipeline file, but this release cannot run it: take it out"),
             );
             let inputs = if section == Section::Joins {
                 ["left", "right"]

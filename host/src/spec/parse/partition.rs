@@ -76,7 +76,9 @@ mod tests {
         assert_eq!(parse("day(ts)"), field("ts", PartitionTransform::Day));
         assert_eq!(parse("bucket(16, campaign_id)"), field("campaign_id", PartitionTransform::Bucket(16)));
         assert_eq!(parse("truncate( 4 , s )"), field("s", PartitionTransform::Truncate(4)));
-        for bad in ["ts", "day ts", "bucket(ts)", "bucket(0, ts)", "day(3, ts)", "dya(ts)", "day()", "bucket(1, a, b)", ""] {
+        for bad in
+            ["ts", "day ts", "bucket(ts)", "bucket(0, ts)", "day(3, ts)", "dya(ts)", "day()", "bucket(1, a, b)", ""]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

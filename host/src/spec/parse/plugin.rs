@@ -97,7 +97,7 @@ fn digest(path: &Path) -> std::io::Result<String> {
 
 /// The file's name and the folder above it: enough to find it, and the same on every machine.
 fn shown(path: &Path) -> String {
-    let mut last: Vec<_> = path.components().rev().take(3).map(|part| part.as_os_str().to_string_lossy()).collect();
+    let mut last: Vec<_> = path.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
     last.reverse();
     format!("`…/{}`", last.join("/"))
 }

@@ -100,7 +100,8 @@ fn parse_type(written: &str) -> Result<(DataType, bool), (String, Option<String>
     }
     if let Some(arguments) = name.strip_prefix("decimal") {
         return decimal(arguments).map(|data_type| (data_type, nullable)).ok_or_else(|| {
-            let hint = format!("write `decimal(18,2)`: at most {DECIMAL_DIGITS_MAX} digits, of them some after the point");
+            let hint =
+                format!("write `decimal(18,2)`: at most {DECIMAL_DIGITS_MAX} digits, of them some after the point");
             (format!("`{written}` is not a decimal type"), Some(hint))
         });
     }
@@ -127,7 +128,8 @@ mod tests {
     fn types() {
         assert_eq!(parse_type("double?"), Ok((DataType::Double, true)));
         assert_eq!(parse_type("decimal(18, 4)"), Ok((DataType::Decimal { precision: 18, scale: 4 }, false)));
-        for bad in ["decimal", "decimal(39,0)", "decimal(0,0)", "decimal(2,3)", "decimal(1)", "Long", "list<long>", "?"] {
+        for bad in ["decimal", "decimal(39,0)", "decimal(0,0)", "decimal(2,3)", "decimal(1)", "Long", "list<long>", "?"]
+        {
             assert!(parse_type(bad).is_err(), "{bad}");
         }
         for (name, data_type) in TYPES {

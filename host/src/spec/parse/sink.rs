@@ -32,11 +32,7 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<SinkSpec>
         return (names, None);
     };
     // every node may set it; a sink has nothing to hand on yet
-    let on_error = [
-        ("fail", Word::Now(OnError::Fail)),
-        ("dead-letter", Word::Later),
-        ("skip", Word::Later),
-    ];
+    let on_error = [("fail", Word::Now(OnError::Fail)), ("dead-letter", Word::Later), ("skip", Word::Later)];
     c.choice("on_error", &on_error);
     c.integer::<u64>("consecutive_limit", 1..=i64::MAX);
     let kind = match kind {
@@ -66,7 +62,10 @@ fn iceberg(c: &Cursor<'_>, known: &Known<'_>) -> Option<IcebergSinkSpec> {
             let near = ms.div_ceil(interval_ms).saturating_mul(interval_ms);
             c.wrong(
                 &["commit_interval"],
-                format!("`commit_interval` is not a multiple of the checkpoint's interval, {}", units::show_duration_ms(interval_ms)),
+                format!(
+                    "`commit_interval` is not a multiple of the checkpoint's interval, {}",
+                    units::show_duration_ms(interval_ms)
+                ),
                 format!("commits happen at checkpoints: \"{}\" is the next that fits", units::show_duration_ms(near)),
             );
             ms
@@ -90,7 +89,8 @@ fn iceberg(c: &Cursor<'_>, known: &Known<'_>) -> Option<IcebergSinkSpec> {
 
 /// `"ads.campaign_metrics"` → namespace and table.
 fn table(c: &Cursor<'_>, name: &str) -> Option<(String, String)> {
-    let right = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    let right =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     let parts: Vec<&str> = name.split('.').collect();
     match parts.as_slice() {
         [namespace, table] if right(namespace) && right(table) => Some(((*namespace).to_owned(), (*table).to_owned())),

@@ -54,12 +54,12 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Option<Schema>, Option<Source
     };
     let formats = [("json", Word::Now(Format::Json)), ("avro", Word::Later), ("protobuf", Word::Later)];
     let format = if c.has("format") { c.choice("format", &formats) } else { Some(Format::Json) };
-    let schema = reference(c, "schema", "schema", known.schema_names).and_then(|name| known.schemas.get(&name).cloned());
+    let schema =
+        reference(c, "schema", "schema", known.schema_names).and_then(|name| known.schemas.get(&name).cloned());
     let event_time = event_time(c, schema.as_ref());
     let watermark = watermark(c);
     let (on_error, consecutive_limit) = errors(c, known.head);
     let (metadata, metadata_columns) = metadata(c);
-    c.later(&["deduplicate", "registry"]);
     c.finish();
 
     let output = schema.as_ref().and_then(|schema| output(c, schema, &metadata_columns));
@@ -140,11 +140,8 @@ pub fn check_topic(c: &Cursor<'_>, keys: &[&str], topic: &str) {
 }
 
 fn generator(c: &Cursor<'_>) -> Option<GeneratorSpec> {
-    let rate = if c.is_string("rate") && !is_reference(c, "rate") {
-        c.choice("rate", &[("unlimited", Word::Now(None))]).flatten()
-    } else {
-        c.integer("rate", 1..=1_000_000_000)
-    };
+    let rate =
+        if c.is_word("rate", "unlimited") { c.string("rate").and(None) } else { c.integer("rate", 1..=1_000_000_000) };
     let start_ms = match c.instant_or_word("start", &["now"]) {
         Some(Ok(ms)) => Some(ms),
         _ => None,
@@ -159,12 +156,6 @@ fn generator(c: &Cursor<'_>) -> Option<GeneratorSpec> {
         disorder_ms: c.duration_ms("disorder", 0..=DAY_MS).unwrap_or(GENERATOR_DISORDER_MS),
         start_ms,
     })
-}
-
-/// `"${RATE}"` and `"${RATE:-5000}"` may be a number, `"unlimited"` is a word.
-fn is_reference(c: &Cursor<'_>, key: &str) -> bool {
-    let text = c.doc.source.text.get(c.value_span(&[key])).unwrap_or("");
-    text.trim_matches(['"', '\'']).starts_with("${") && !text.contains("unlimited")
 }
 
 fn event_time(c: &Cursor<'_>, schema: Option<&SourceSchema>) -> Option<EventTimeSpec> {
@@ -187,7 +178,9 @@ fn event_time(c: &Cursor<'_>, schema: Option<&SourceSchema>) -> Option<EventTime
         (c.string("event_time")?, None, &["event_time"])
     };
     // a schema that is missing or wrong has been reported
-    let Some(schema) = schema else { return Some(EventTimeSpec::Column { name, unit: unit.unwrap_or(TimeUnit::Millis) }) };
+    let Some(schema) = schema else {
+        return Some(EventTimeSpec::Column { name, unit: unit.unwrap_or(TimeUnit::Millis) });
+    };
     let Some(field) = schema.schema.field(&name) else {
         let columns = schema.schema.fields.iter().map(|field| field.name.as_str());
         c.report(
