@@ -1,0 +1,138 @@
+"""Compares Millrace's Iceberg tables with what they should hold. Exit code 1, with the first differences, if they differ.
+
+    metrics   the campaign table against DuckDB's own aggregation of the events
+    events    a raw events table against the dumped topic, as multisets
+    complete  a raw events table against itself: so many events, no hole in the offsets, nothing twice
+    snapshot  prints a table's current snapshot id
+
+Nothing here shares code with Millrace: events are read from JSON lines, tables by PyIceberg.
+"""
+
+import argparse
+import sys
+
+import duckdb
+
+import expected
+import tables
+
+DIFFERENCES_SHOWN = 10
+
+
+def differ(db, what, query):
+    """The number of rows that `query` finds; shows the first of them."""
+    count = db.sql(f"SELECT count(*) FROM ({query})").fetchone()[0]
+    if count:
+        print(f"{what}: {count}")
+        db.sql(f"FROM ({query}) LIMIT {DIFFERENCES_SHOWN}").show(max_width=240)
+    return count
+
+
+def metrics(db, args):
+    if args.events:
+        expected.load_events(db, args.events)
+    else:
+        db.register("source", tables.arrow_or_reader(db, args, args.events_table))
+        db.sql("CREATE TABLE events AS SELECT * REPLACE (epoch_ms(timestamp) AS timestamp) FROM source")
+    expected.create_metrics(db, args.window_ms)
+    db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
+    db.sql(
+        "CREATE TABLE actual AS SELECT * REPLACE "
+        "(epoch_ms(window_start) AS window_start, epoch_ms(window_end) AS window_end) FROM table_rows"
+    )
+    key = "campaign_id, window_start"
+    wrong = differ(
+        db, "groups that are there more than once", f"SELECT {key}, count(*) AS times FROM actual GROUP BY ALL HAVING times > 1"
+    )
+    wrong += differ(db, "groups missing", f"FROM expected ANTI JOIN actual USING ({key}) ORDER BY window_start, campaign_id")
+    wrong += differ(db, "groups too many", f"FROM actual ANTI JOIN expected USING ({key}) ORDER BY window_start, campaign_id")
+    exact = ["window_end", "impressions", "clicks", "conversions", "unique_users"]
+    close = ["revenue", "ctr", "cvr"]
+    tests = [f"a.{c} IS DISTINCT FROM e.{c}" for c in exact] + [
+        f"(a.{c} IS NULL) <> (e.{c} IS NULL) OR abs(a.{c} - e.{c}) > 1e-6 * greatest(abs(e.{c}), 1e-9)" for c in close
+    ]
+    shown = ", ".join(f"e.{c} AS {c}, a.{c} AS our_{c}" for c in exact + close)
+    wrong += differ(
+        db,
+        "groups with other values",
+        f"SELECT {key}, {shown} FROM expected e JOIN actual a USING ({key}) WHERE {' OR '.join(f'({t})' for t in tests)} "
+        "ORDER BY window_start, campaign_id",
+    )
+    count = db.sql("SELECT count(*) FROM expected").fetchone()[0]
+    if count == 0:
+        sys.exit("the events make no group at all: nothing was compared")
+    print(f"{args.table}: {count} groups, {'equal' if not wrong else 'NOT equal'}")
+    return wrong
+
+
+def events(db, args):
+    expected.load_events(db, args.events)
+    db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
+    columns = [row[0] for row in db.sql("DESCRIBE table_rows").fetchall()]
+    compared = [c for c in expected.EVENT_COLUMNS if c in columns]
+    missing = [c for c in expected.EVENT_COLUMNS if c not in columns and not c.startswith("kafka_")]
+    if missing:
+        sys.exit(f"{args.table} lacks the columns {missing}: it has {columns}")
+    ours = ", ".join("epoch_ms(timestamp) AS timestamp" if c == "timestamp" else c for c in compared)
+    # a float compared with itself, so that a NaN or a rounded value shows
+    db.sql(f"CREATE TABLE actual AS SELECT {ours} FROM table_rows")
+    copies = f"SELECT {', '.join(compared)} FROM events CROSS JOIN range({args.copies})"
+    wrong = differ(db, "events missing (or changed)", f"{copies} EXCEPT ALL FROM actual")
+    wrong += differ(db, "events too many (or changed)", f"FROM actual EXCEPT ALL {copies}")
+    count = db.sql("SELECT count(*) FROM events").fetchone()[0]
+    if count == 0:
+        sys.exit("no events were dumped: nothing was compared")
+    print(f"{args.table}: {count} events {args.copies} times, {'equal' if not wrong else 'NOT equal'}")
+    return wrong
+
+
+def complete(db, args):
+    db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
+    db.sql("CREATE TABLE actual AS FROM table_rows")
+    wrong = differ(
+        db, "events that are there more than once", "SELECT event_id, count(*) AS times FROM actual GROUP BY ALL HAVING times > 1"
+    )
+    wrong += differ(
+        db,
+        "partitions with holes or doubles in their offsets",
+        "SELECT kafka_partition, count(*) AS events, min(kafka_offset) AS first, max(kafka_offset) AS last FROM actual "
+        "GROUP BY ALL HAVING first <> 0 OR last + 1 <> events OR count(DISTINCT kafka_offset) <> events",
+    )
+    total, partitions = db.sql("SELECT count(*), count(DISTINCT kafka_partition) FROM actual").fetchone()
+    if (total, partitions) != (args.count, args.partitions):
+        print(f"{total} events in {partitions} partitions, should be {args.count} in {args.partitions}")
+        wrong += 1
+    print(f"{args.table}: {total} events, {'complete' if not wrong else 'NOT complete'}")
+    return wrong
+
+
+def snapshot(_db, args):
+    current = tables.open_table(args, args.table).current_snapshot()
+    print(current.snapshot_id if current else "none")
+    return 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--warehouse", required=True)
+    parser.add_argument("--catalog", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("metrics", "events", "complete", "snapshot"):
+        commands.add_parser(name).add_argument("--table", required=True)
+    source = commands.choices["metrics"].add_mutually_exclusive_group(required=True)
+    source.add_argument("--events")
+    source.add_argument("--events-table")
+    commands.choices["metrics"].add_argument("--window-ms", type=int, required=True)
+    commands.choices["events"].add_argument("--events", required=True)
+    commands.choices["events"].add_argument("--copies", type=int, default=1)
+    commands.choices["complete"].add_argument("--count", type=int, required=True)
+    commands.choices["complete"].add_argument("--partitions", type=int, required=True)
+    args = parser.parse_args()
+    command = {"metrics": metrics, "events": events, "complete": complete, "snapshot": snapshot}[args.command]
+    with duckdb.connect() as db:
+        db.sql("SET TimeZone = 'UTC'")
+        return 1 if command(db, args) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

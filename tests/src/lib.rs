@@ -1,0 +1,22 @@
+//! What the end-to-end tests stand on. Nothing here uses the host's code to judge the host: events are made, topics
+//! dumped and tables read by other means.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`paths`] | where things are; scratch folders |
+//! | [`process`] | children that never outlive us |
+//! | [`kafka`] | a real Apache Kafka, started, killed and restarted |
+//! | [`topic`] | topics made, filled and dumped |
+//! | [`events`] | seeded ad events, and every kind of bad message |
+//! | [`pipeline`] | pipeline files |
+//! | [`millrace`] | the program under test |
+//! | [`oracle`] | DuckDB and PyIceberg say what is right |
+
+pub mod events;
+pub mod kafka;
+pub mod millrace;
+pub mod oracle;
+pub mod paths;
+pub mod pipeline;
+pub mod process;
+pub mod topic;

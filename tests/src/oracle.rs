@@ -1,0 +1,126 @@
+//! DuckDB computes what should be in the tables, PyIceberg reads what is. Both run in a virtual environment below the
+//! target folder, made once per version of `requirements.txt`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::paths;
+use crate::pipeline::{CATALOG, EVENTS, METRICS, Pipeline};
+
+/// The one line that says what the oracle needs and this machine has not.
+pub fn missing_tool() -> Option<String> {
+    if venv_is_current() {
+        return None;
+    }
+    let there = |arguments: &[&str]| {
+        Command::new("python3")
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    if !there(&["--version"]) {
+        return Some("Python 3 is missing (Debian: python3)".to_owned());
+    }
+    (!there(&["-c", "import venv, ensurepip"])).then(|| "Python's venv or pip is missing (Debian: python3-venv)".to_owned())
+}
+
+fn requirements() -> PathBuf {
+    paths::workspace().join("tests/oracle/requirements.txt")
+}
+
+fn venv() -> PathBuf {
+    paths::target().join("oracle-venv")
+}
+
+fn venv_is_current() -> bool {
+    let had = std::fs::read_to_string(venv().join(".complete"));
+    let wanted = std::fs::read_to_string(requirements());
+    matches!((had, wanted), (Ok(had), Ok(wanted)) if had == wanted)
+}
+
+/// Makes the virtual environment unless it is there; returns its Python.
+pub fn ensure_python() -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let python = venv().join("bin/python");
+    if venv_is_current() {
+        return Ok(python);
+    }
+    if let Some(missing) = missing_tool() {
+        bail!("{missing}");
+    }
+    eprintln!("installing DuckDB and PyIceberg into {} (once)", venv().display());
+    let run = |command: &mut Command| -> Result<()> {
+        let output = command.output().with_context(|| format!("running {command:?}"))?;
+        ensure!(
+            output.status.success(),
+            "{command:?} ended with {}:\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    };
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv()))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(requirements()))?;
+    std::fs::copy(requirements(), venv().join(".complete"))?;
+    Ok(python)
+}
+
+/// Runs `tests/oracle/check.py`; an error holds the first differences it found.
+fn check(pipeline: &Pipeline, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(ensure_python()?)
+        .arg(paths::workspace().join("tests/oracle/check.py"))
+        .arg("--warehouse")
+        .arg(pipeline.warehouse())
+        .args(["--catalog", CATALOG])
+        .args(arguments)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .context("running the oracle")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "the oracle disagrees ({}):\n{said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    println!("{}", said.trim_end());
+    Ok(said)
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
+/// The campaign table is what DuckDB computes from the dumped events, row by row.
+pub fn metrics_match(pipeline: &Pipeline, dump: &Path, window_ms: i64) -> Result<()> {
+    check(pipeline, &["metrics", "--table", METRICS, "--events", utf8(dump)?, "--window-ms", &window_ms.to_string()])
+        .map(drop)
+}
+
+/// The same, computed from a raw events table of this very pipeline.
+pub fn metrics_match_events_table(pipeline: &Pipeline, window_ms: i64) -> Result<()> {
+    check(pipeline, &["metrics", "--table", METRICS, "--events-table", EVENTS, "--window-ms", &window_ms.to_string()])
+        .map(drop)
+}
+
+/// A raw table holds every dumped event exactly `copies` times, and nothing else.
+pub fn events_match(pipeline: &Pipeline, table: &str, dump: &Path, copies: u32) -> Result<()> {
+    check(pipeline, &["events", "--table", table, "--events", utf8(dump)?, "--copies", &copies.to_string()]).map(drop)
+}
+
+/// A raw table holds `count` different events, their offsets without a hole in each of the partitions.
+pub fn events_complete(pipeline: &Pipeline, table: &str, count: u64, partitions: u32) -> Result<()> {
+    let (count, partitions) = (count.to_string(), partitions.to_string());
+    check(pipeline, &["complete", "--table", table, "--count", &count, "--partitions", &partitions]).map(drop)
+}
+
+/// The current snapshot's id of a table: it has changed if anything was committed.
+pub fn snapshot(pipeline: &Pipeline, table: &str) -> Result<String> {
+    check(pipeline, &["snapshot", "--table", table])
+}

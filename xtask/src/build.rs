@@ -1,0 +1,47 @@
+//! The release binary and the plugins, built so that nothing is compiled twice: `test`, `demo` and `bench` all select
+//! the same packages' features and the one optimised profile.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::{needs, shell};
+
+/// Package, the file cargo makes of it, and its name below `target/plugins`.
+const PLUGINS: [(&str, &str); 1] = [("campaign-metrics", "campaign_metrics.wasm")];
+const WASM_TARGET: &str = "wasm32-unknown-unknown";
+
+pub fn run() -> Result<()> {
+    needs::for_build()?;
+    shell::run(shell::cargo().args(["build", "--release", "-p", "millrace"]))?;
+    plugins()
+}
+
+/// Plugins are small: whole-program optimisation costs them seconds, and the host nothing, since the settings go by the
+/// environment and the guest's target has a folder of its own.
+fn plugins() -> Result<()> {
+    let folder = shell::target().join("plugins");
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    for (package, file) in PLUGINS {
+        shell::run(
+            shell::cargo()
+                .args(["build", "--release", "--target", WASM_TARGET, "-p", package])
+                .env("CARGO_PROFILE_RELEASE_LTO", "true")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+        )?;
+        let built = shell::target().join(WASM_TARGET).join("release").join(file);
+        // beside it first: a running pipeline never sees half a file
+        let fresh = folder.join(format!("{file}.new"));
+        std::fs::copy(&built, &fresh).with_context(|| format!("copying {}", built.display()))?;
+        std::fs::rename(&fresh, folder.join(file))?;
+    }
+    Ok(())
+}
+
+pub fn bench(arguments: &[String]) -> Result<ExitCode> {
+    run()?;
+    let status = shell::status(
+        shell::cargo().args(["run", "--release", "-p", "millrace-tests", "--bin", "bench", "--"]).args(arguments),
+    )?;
+    Ok(shell::code(status))
+}

@@ -1,0 +1,68 @@
+//! What has to be on the machine, said in one line that names the Debian package, before anything is compiled.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::shell;
+
+const WASM_TARGET: &str = "wasm32-unknown-unknown";
+
+/// What the build needs beyond Rust: librdkafka is built from its C sources, against the system's OpenSSL and zlib.
+pub fn for_build() -> Result<()> {
+    let mut missing = Vec::new();
+    if !shell::answers("cc", &["--version"]) {
+        missing.push("gcc");
+    }
+    if !shell::answers("make", &["--version"]) {
+        missing.push("make");
+    }
+    if !shell::answers("pkg-config", &["--version"]) {
+        missing.push("pkg-config");
+        // nothing can tell whether these are there, and installing what is there does no harm
+        missing.extend(["libssl-dev", "zlib1g-dev"]);
+    } else {
+        if !shell::answers("pkg-config", &["--exists", "openssl"]) {
+            missing.push("libssl-dev");
+        }
+        if !shell::answers("pkg-config", &["--exists", "zlib"]) {
+            missing.push("zlib1g-dev");
+        }
+    }
+    ensure!(
+        missing.is_empty(),
+        "the build needs what this machine lacks. hint: `apt-get install {}` (Debian's names)",
+        missing.join(" ")
+    );
+    wasm_target()
+}
+
+/// Plugins are compiled for it; rustup adds it.
+fn wasm_target() -> Result<()> {
+    let library = shell::stdout(shell::program("rustc").args(["--print", "target-libdir", "--target", WASM_TARGET]))?;
+    if std::path::Path::new(&library).is_dir() {
+        return Ok(());
+    }
+    if !shell::answers("rustup", &["--version"]) {
+        bail!("the Rust target {WASM_TARGET} is missing, and there is no rustup to add it. hint: install it as you did Rust");
+    }
+    shell::run(shell::program("rustup").args(["target", "add", WASM_TARGET]))
+}
+
+/// What the end-to-end tests need beyond the build; one line for each thing missing.
+pub fn for_kafka() -> Option<&'static str> {
+    if !shell::answers("java", &["-version"]) {
+        return Some("Java 17 or newer is missing (Debian: default-jre-headless)");
+    }
+    let fetched = shell::target().join("kafka/libs/.complete").is_file();
+    (!fetched && !shell::answers("mvn", &["--version"])).then_some("Maven is missing (Debian: maven)")
+}
+
+pub fn for_oracle() -> Option<&'static str> {
+    if shell::target().join("oracle-venv/.complete").is_file() {
+        return None;
+    }
+    if !shell::answers("python3", &["--version"]) {
+        return Some("Python 3 is missing (Debian: python3)");
+    }
+    (!shell::answers("python3", &["-c", "import venv, ensurepip"]))
+        .then_some("Python's venv or pip is missing (Debian: python3-venv)")
+}
