@@ -55,7 +55,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
     let mut sinks = Vec::new();
     let mut tables = Vec::new();
     for (name, spec) in &pipeline.sinks {
-        let (node, claim) = open_sink(pipeline, name, spec, &schema_of, runtime)?;
+        let (node, claim) = open_sink(pipeline, name, spec, &input_of, runtime)?;
         if let Some(claim) = claim {
             tables.push((name.clone(), claim));
         }
@@ -88,7 +88,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
     let aggregations = pipeline
         .aggregations
         .iter()
-        .map(|(name, spec)| open_aggregation(name, spec, opened, &schema_of))
+        .map(|(name, spec)| open_aggregation(name, spec, opened, input_of(name), schema_of(name)))
         .collect::<Result<Vec<_>, _>>()?;
     let nodes = pipeline.sources.iter().map(|(n, _)| n);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
@@ -176,7 +176,8 @@ fn open_aggregation(
     name: &str,
     spec: &AggregationSpec,
     opened: &Opened,
-    schema_of: &dyn Fn(&str) -> Schema,
+    input: Schema,
+    output: Schema,
 ) -> Result<AggregationNode, RunError> {
     let factory = opened
         .factories
@@ -187,8 +188,8 @@ fn open_aggregation(
         name: Arc::from(name),
         spec: spec.clone(),
         factory,
-        input: spec.inputs.first().map(|i| schema_of(i)).unwrap_or_default(),
-        output: schema_of(name),
+        input,
+        output,
     })
 }
 
@@ -198,10 +199,10 @@ fn open_sink(
     pipeline: &Pipeline,
     name: &str,
     spec: &SinkSpec,
-    schema_of: &dyn Fn(&str) -> Schema,
+    input_of: &dyn Fn(&str) -> Schema,
     runtime: &Handle,
 ) -> Result<(SinkNode, FoundClaim), RunError> {
-    let input = spec.inputs.first().map(|i| schema_of(i)).unwrap_or_default();
+    let input = input_of(name);
     let plain = |writer: Box<dyn Fn(usize) -> Result<Box<dyn SinkWriter>, RunError>>| SinkNode {
         name: Arc::from(name),
         inputs: spec.inputs.clone(),
@@ -238,8 +239,11 @@ fn open_iceberg(
         .catalogs
         .get(&iceberg.catalog)
         .ok_or_else(|| RunError::Internal(format!("catalog `{}` is not in the pipeline", iceberg.catalog)))?;
-    let sink = runtime.block_on(IcebergSink::open(&pipeline.name, name, iceberg, catalog, input, runtime.clone()))?;
-    let claim = runtime.block_on(sink.found_claim())?;
+    let opened = runtime
+        .block_on(crate::catalog::open_catalog(catalog))
+        .map_err(|e| RunError::External(format!("catalog `{}`: {e:#}", iceberg.catalog)))?;
+    let sink = runtime.block_on(IcebergSink::open(&pipeline.name, name, iceberg, opened, input, runtime.clone()))?;
+    let claim = sink.found_claim()?;
     // Results are few: one task writes them to one file a commit. Events are many.
     let from_sources = spec.inputs.iter().any(|i| pipeline.sources.iter().any(|(source, _)| source == i));
     let every = iceberg.commit_interval_ms.checked_div(pipeline.checkpoint.interval_ms).unwrap_or(1).max(1);
@@ -248,9 +252,9 @@ fn open_iceberg(
         name: Arc::from(name),
         inputs: spec.inputs.clone(),
         tasks: if from_sources { pipeline.parallelism.max(1) } else { 1 },
-        writer: Box::new(move |task| Ok(writers.writer(task)?)),
+        writer: Box::new(move |task| Ok(writers.writer(task))),
         committer: Some(Arc::clone(&sink) as Arc<dyn SinkCommitter>),
-        partition: Some(Arc::new(move |batch| Ok(hasher.partition_hash(batch)?))),
+        partition: Some(Arc::new(move |batch| Ok(hasher.partition_hash(&batch.rows)?))),
         every: u32::try_from(every).unwrap_or(u32::MAX),
     };
     Ok((node, claim))

@@ -10,14 +10,15 @@
 //! It never commits anything that a durable checkpoint does not list, and never says "done" of a commit that it has not
 //! seen in the table.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use iceberg::table::Table;
 use iceberg::{Catalog, TableIdent};
 use millrace_core::checkpoint::{Committable, SinkState};
-use millrace_core::commit::Fence;
+use millrace_core::commit::{Claim, Fence};
 use millrace_core::schema::Schema;
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -29,10 +30,9 @@ pub mod commit;
 pub mod encode;
 pub mod fence;
 pub mod join;
+mod metadata;
 pub mod partition;
 pub mod table;
-#[cfg(test)]
-mod tests;
 pub mod writer;
 
 /// One Iceberg table as a sink.
@@ -45,6 +45,8 @@ pub struct IcebergSink {
     pub(crate) layout: Arc<table::Layout>,
     pub(crate) table: RwLock<Table>,
     pub(crate) runtime: Handle,
+    /// a committable's last file → files that its join has replaced
+    joined: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl std::fmt::Debug for IcebergSink {
@@ -74,7 +76,13 @@ impl IcebergSink {
             layout: Arc::new(layout),
             table: RwLock::new(table),
             runtime,
+            joined: Mutex::default(),
         }))
+    }
+
+    /// The claim that the table carries for this sink, as it was when the sink was opened.
+    pub fn found_claim(&self) -> Result<Option<Claim>> {
+        commit::found_claim(self, &self.base())
     }
 
     /// The writer of one task.
@@ -92,13 +100,32 @@ impl IcebergSink {
         partition::hashes(&self.layout, &rows).map(Some)
     }
 
-    /// Joins small files of one partition into one. Blocking; to be called on a sink task's thread.
-    pub fn join(&self, files: Vec<Value>) -> Result<Vec<Value>> {
-        join::join(&self.layout, &self.runtime, files)
-    }
-
     pub(crate) fn base(&self) -> Table {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn renew(&self, table: Table) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+    }
+
+    /// The commit is in the table: nothing needs the files any more that it has replaced. What cannot be removed is
+    /// logged; it costs space, not answers.
+    pub(crate) async fn after_commit(&self, table: Table, committable: &Committable) {
+        let mut gone: Vec<String> = Vec::new();
+        for file in &committable.files {
+            if let Some(path) = file.get("file_path").and_then(Value::as_str) {
+                gone.extend(
+                    self.joined.lock().unwrap_or_else(PoisonError::into_inner).remove(path).unwrap_or_default(),
+                );
+            }
+        }
+        gone.extend(metadata::superseded(&self.base(), &table));
+        for path in gone {
+            if let Err(error) = table.file_io().delete(&path).await {
+                tracing::warn!("{path} is not needed any more but cannot be removed: {error}");
+            }
+        }
+        self.renew(table);
     }
 }
 
@@ -106,6 +133,17 @@ impl IcebergSink {
 impl SinkCommitter for IcebergSink {
     async fn claim(&self, fence: &Fence, state: &SinkState) -> Result<u64> {
         commit::claim(self, fence, state).await
+    }
+
+    async fn join(&self, files: Vec<Value>) -> Result<Vec<Value>> {
+        let (files, gone) = join::join(&self.layout, files).await?;
+        if let Some(path) = files.last().and_then(|f| f.get("file_path")).and_then(Value::as_str)
+            && !gone.is_empty()
+        {
+            // They are part of a joined file now, but older checkpoints name them until this commit is in the table.
+            self.joined.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), gone);
+        }
+        Ok(files)
     }
 
     async fn commit(&self, fence: &Fence, committable: &Committable) -> Result<()> {
