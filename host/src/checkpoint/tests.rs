@@ -56,7 +56,7 @@ fn checkpoint(files: Vec<StateFile>, confirmed: u64, pending: &[u64]) -> Checkpo
         windows_ms: Some((0, 1)),
         plugins: BTreeMap::new(),
     };
-    let sink = SinkState { confirmed, pending: pending.iter().map(committable).collect() };
+    let sink = SinkState { confirmed, pending: pending.iter().map(committable).collect(), ..SinkState::default() };
     Checkpoint {
         operators: [("metrics".to_owned(), OperatorState { files, ..OperatorState::default() })].into(),
         sinks: [("s".to_owned(), sink)].into(),

@@ -34,7 +34,7 @@ use tracing::warn;
 
 use super::edge::{Hangup, Inbox, Output, Received};
 use super::failures::{FailedRow, Failures, dead_letters};
-use super::message::{END_OF_TIME, Event, Message, OperatorPart, Packet, RunError, TaskId};
+use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::{NodeStats, UNKNOWN};
 use crate::plugin::{Aggregator, WindowUs};
 

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender};
 use millrace_core::barrier::{Barrier, Then};
 use millrace_core::checkpoint::{
-    Checkpoint, Committable, OperatorState, PositionRange, Reason, SinkState, SourceState, StateFile,
+    Checkpoint, Committable, OperatorState, PositionRange, Reason, SourceState, StateFile,
 };
 use millrace_core::commit::Fence;
 use millrace_core::limits::COMMITS_WAITING_MAX;

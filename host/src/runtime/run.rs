@@ -26,7 +26,7 @@ use super::message::{Event, Message, RunError, TaskId};
 use super::monitor::{Known, Monitor, Partitions};
 use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
-use super::source_task::{Assigned, Command, Drift, PartitionProgress, SourceTask, retry};
+use super::source_task::{Assigned, Drift, PartitionProgress, SourceTask, retry};
 use super::stats::{RunStats, UNKNOWN};
 use crate::clock::Clock;
 use crate::decode::Decoder;

@@ -6,7 +6,6 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow_array::Array;
 use arrow_schema::SchemaRef;
 use millrace_core::batch::{Change, RowSet};
 

@@ -39,7 +39,6 @@ pub mod writer;
 pub struct IcebergSink {
     pub(crate) pipeline: String,
     pub(crate) name: String,
-    pub(crate) spec: IcebergSinkSpec,
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) ident: TableIdent,
     pub(crate) layout: Arc<table::Layout>,
@@ -70,7 +69,6 @@ impl IcebergSink {
         Ok(Arc::new(Self {
             pipeline: pipeline.to_owned(),
             name: sink.to_owned(),
-            spec: spec.clone(),
             catalog,
             ident: table.identifier().clone(),
             layout: Arc::new(layout),

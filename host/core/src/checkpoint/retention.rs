@@ -150,7 +150,7 @@ mod tests {
         };
         let operator =
             OperatorState { files: files.iter().map(|f| file(f, number)).collect(), ..OperatorState::default() };
-        let sink = SinkState { confirmed, pending: pending.iter().map(committable).collect() };
+        let sink = SinkState { confirmed, pending: pending.iter().map(committable).collect(), ..SinkState::default() };
         let checkpoint = Checkpoint {
             operators: [("o".to_owned(), operator)].into(),
             sinks: [("s".to_owned(), sink)].into(),
