@@ -62,9 +62,7 @@ impl Artifact {
         })?;
         let mut bytes = Vec::new();
         // One byte more than allowed is enough to know that it is too large, whatever the file's metadata says.
-        file.take(ARTIFACT_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| load(format!("cannot be read: {e}")))?;
+        file.take(ARTIFACT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| load(format!("cannot be read: {e}")))?;
         Self::explained(name, bytes, expected_sha256).map_err(load)
     }
 
@@ -146,11 +144,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 fn corrupt(error: &wasmparser::BinaryReaderError) -> String {
-    format!(
-        "is truncated or corrupt: {} (at byte {}); build or copy it again",
-        error.message(),
-        error.offset()
-    )
+    format!("is truncated or corrupt: {} (at byte {}); build or copy it again", error.message(), error.offset())
 }
 
 fn is_core_module(bytes: &[u8]) -> std::result::Result<bool, String> {
@@ -189,9 +183,11 @@ fn encode(module: &[u8]) -> std::result::Result<Vec<u8>, String> {
         }
     }
     if !described {
-        return Err("is a core module without a description of its interface (no `component-type` section): it was not \
+        return Err(
+            "is a core module without a description of its interface (no `component-type` section): it was not \
                     built with a Millrace SDK, or a tool stripped its custom sections"
-            .to_owned());
+                .to_owned(),
+        );
     }
     // The encoder validates the module; what it says is for the plugin's author, and the chain has the reason.
     wit_component::ComponentEncoder::default()
@@ -251,7 +247,9 @@ fn refuse_imports(imports: &[String]) -> std::result::Result<(), String> {
             let (path, version) = rest.split_once('@').unwrap_or((rest, ""));
             let known = matches!(path, "types/types" | "types/host");
             if !known {
-                return Err(format!("imports `{import}`, which no Millrace host has; this one has `millrace:types/host`"));
+                return Err(format!(
+                    "imports `{import}`, which no Millrace host has; this one has `millrace:types/host`"
+                ));
             }
             if version != WIT_VERSION {
                 return Err(wrong_version(import, version));

@@ -29,7 +29,7 @@ mod generated {
     });
 }
 
-pub(super) use generated::exports::millrace::aggregation::aggregation as aggregation;
+pub(super) use generated::exports::millrace::aggregation::aggregation;
 pub(super) use generated::millrace::types::{host, types};
 pub(super) use generated::{AggregationPlugin, AggregationPluginPre};
 

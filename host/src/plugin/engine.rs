@@ -30,7 +30,8 @@ impl PluginEngine {
     /// `cache_dir`: where compiled plugins are kept between runs; none = compile every time.
     pub fn new(cache_dir: Option<&Path>) -> Result<Self> {
         let failed = |message: String| PluginError::Load { plugin: "engine".to_owned(), message };
-        let engine = Engine::new(&config()).map_err(|e| failed(format!("cannot start the WebAssembly engine: {e:#}")))?;
+        let engine =
+            Engine::new(&config()).map_err(|e| failed(format!("cannot start the WebAssembly engine: {e:#}")))?;
         let (ticker, stop) = mpsc::channel::<()>();
         let ticked = engine.weak();
         thread::Builder::new()

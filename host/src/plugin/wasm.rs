@@ -18,9 +18,9 @@ use millrace_core::schema::{Field, Schema};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Store, Trap};
 
-use super::artifact::{Artifact, Kind, is_wasi_0_2};
 use super::arrow::lift::lift_all;
 use super::arrow::lower::{Lowered, lower};
+use super::artifact::{Artifact, Kind, is_wasi_0_2};
 use super::bindings::types::Encoding;
 use super::bindings::{self, AggregationPlugin, AggregationPluginPre, aggregation, types};
 use super::engine::{PluginEngine, deadline_ticks};
@@ -71,9 +71,9 @@ impl WasmFactory {
             pre,
             limits,
         };
-        let info = factory.instantiate()?.call_within(factory.limits.startup_deadline, "info", |guest, store| {
-            guest.call_info(store)
-        })?;
+        let info = factory
+            .instantiate()?
+            .call_within(factory.limits.startup_deadline, "info", |guest, store| guest.call_info(store))?;
         if info.name.is_empty() || info.version.is_empty() {
             return Err(load("does not say its name and version in `info`".to_owned()));
         }
@@ -198,7 +198,8 @@ impl Instance {
     fn refusal(&mut self, call: &'static str, error: types::Error) -> PluginError {
         self.failed_in = Some(call);
         let plugin = self.name.clone();
-        let refused = |what, text| PluginError::Refused { plugin: self.name.clone(), what, message: cut(text, TEXT_BYTES_MAX) };
+        let refused =
+            |what, text| PluginError::Refused { plugin: self.name.clone(), what, message: cut(text, TEXT_BYTES_MAX) };
         match error {
             types::Error::Config(text) => refused("its configuration", text),
             types::Error::Input(text) => refused("its input", text),
@@ -234,6 +235,10 @@ fn trap(
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => format!("it ran past its deadline of {deadline:?}"),
             Some(Trap::StackOverflow) => "its call stack is exhausted (endless recursion?)".to_owned(),
+            // Compiled languages keep arrays on a stack of their own, at the bottom of linear memory.
+            Some(Trap::MemoryOutOfBounds) => {
+                format!("{} (a call stack that overflows looks like this, too)", Trap::MemoryOutOfBounds)
+            }
             Some(trap) => trap.to_string(),
             // The type of this error is private to wasmtime.
             None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
@@ -249,15 +254,15 @@ fn trap(
 }
 
 fn signature(wit: aggregation::Signature) -> std::result::Result<Signature, String> {
-    let fields = |fields: Vec<types::FieldResult>| Schema::new(fields.into_iter().map(bindings::field_from_wit).collect());
+    let fields =
+        |fields: Vec<types::FieldResult>| Schema::new(fields.into_iter().map(bindings::field_from_wit).collect());
     let wanted = |w: types::Wanted| Wanted {
         field: bindings::field_from_wit(w.field),
         dictionary: w.encoding != Encoding::Plain,
         optional: w.optional,
     };
     let input: Vec<_> = wit.input.into_iter().map(wanted).collect();
-    let signature =
-        Signature { input, state: fields(wit.state), output: fields(wit.output), ordered: wit.ordered };
+    let signature = Signature { input, state: fields(wit.state), output: fields(wit.output), ordered: wit.ordered };
     bindings::check_fields("input", signature.input.iter().map(|w| &w.field))?;
     bindings::check_fields("state", signature.state.fields.iter())?;
     bindings::check_fields("output", signature.output.fields.iter())?;

@@ -39,7 +39,10 @@ fn lift(column: ColumnResult, field: &Field, rows: usize) -> Result<ArrayRef, St
     if let Some(nulls) = &nulls
         && !field.nullable
     {
-        return Err(format!("{} of {rows} values are null, but the column is declared as never null", nulls.null_count()));
+        return Err(format!(
+            "{} of {rows} values are null, but the column is declared as never null",
+            nulls.null_count()
+        ));
     }
     Ok(match (field.data_type, column.data) {
         (DataType::Boolean, C::Boolean(bits)) => {

@@ -85,7 +85,11 @@ impl Lowered<'_> {
 }
 
 /// Prepares `array`, which must have the Arrow form of `data_type`, for a plugin that wants strings in `encoding`.
-pub(in crate::plugin) fn lower(array: &ArrayRef, data_type: DataType, encoding: Encoding) -> Result<Lowered<'_>, String> {
+pub(in crate::plugin) fn lower(
+    array: &ArrayRef,
+    data_type: DataType,
+    encoding: Encoding,
+) -> Result<Lowered<'_>, String> {
     let mismatch = || {
         let arrow = array.data_type();
         format!("the host has a column of Arrow type {arrow} where the plugin was promised {data_type}")
@@ -229,8 +233,7 @@ fn rebase<'a>(offsets: &'a [i32], nulls: Option<&NullBuffer>) -> Result<(Cow<'a,
         Some(&[start, end]) => start as usize..end as usize,
         _ => 0..0,
     };
-    let bytes_under_nulls =
-        nulls.is_some_and(|n| (0..n.len()).filter(|&i| n.is_null(i)).any(|i| !row(i).is_empty()));
+    let bytes_under_nulls = nulls.is_some_and(|n| (0..n.len()).filter(|&i| n.is_null(i)).any(|i| !row(i).is_empty()));
     if bytes_under_nulls && let Some(nulls) = nulls {
         let parts: Vec<_> = (0..nulls.len()).map(|i| if nulls.is_null(i) { 0..0 } else { row(i) }).collect();
         let mut rebased = Vec::with_capacity(offsets.len());

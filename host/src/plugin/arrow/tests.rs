@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{
-    BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, ListBuilder, StringBuilder,
-};
+use arrow_array::builder::{BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, ListBuilder, StringBuilder};
 use arrow_array::types::{Int32Type, UInt32Type};
 use arrow_array::{
     Array, ArrayRef, Date32Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array,
@@ -249,9 +247,8 @@ fn what_a_guest_returns_is_not_trusted() {
     refused(decimal, 1, R::Decimal(vec![1000, 0]), "1000 has more than 3 digits");
     refused(decimal, 1, R::Decimal(vec![u64::MAX - 999, u64::MAX]), "-1000 has more than 3 digits");
     refused(decimal, 1, R::Decimal(vec![1]), "has 1 words");
-    let dictionary = |keys: &[u32]| {
-        R::Utf8Dictionary(DictionaryResult { keys: keys.to_vec(), values: utf8(&[0, 1], b"a") })
-    };
+    let dictionary =
+        |keys: &[u32]| R::Utf8Dictionary(DictionaryResult { keys: keys.to_vec(), values: utf8(&[0, 1], b"a") });
     refused(DataType::String, 2, dictionary(&[0, 1]), "row 1 has dictionary key 1, there are 1 values");
     refused(DataType::String, 3, dictionary(&[0, 0]), "has 2 values, 3 are expected");
     let bomb = DictionaryResult { keys: vec![0; 1_000], values: utf8(&[0, 1 << 20], &vec![b'x'; 1 << 20]) };
@@ -267,7 +264,8 @@ fn another_arrow_type_is_refused() {
     assert!(lower(&decimal, other, Encoding::Plain).err().unwrap().contains("promised decimal(20,2)"));
     let strings: ArrayRef = Arc::new(arrow_array::LargeStringArray::from(vec!["a"]));
     assert!(lower(&strings, DataType::String, Encoding::Plain).is_err());
-    let dictionary: ArrayRef = Arc::new(vec!["a"].into_iter().collect::<DictionaryArray<arrow_array::types::Int8Type>>());
+    let dictionary: ArrayRef =
+        Arc::new(vec!["a"].into_iter().collect::<DictionaryArray<arrow_array::types::Int8Type>>());
     assert!(lower(&dictionary, DataType::String, Encoding::Either).is_err());
 }
 

@@ -58,7 +58,9 @@ impl Cache {
         // version or configuration is refused by `deserialize` itself.
         let loaded = unsafe { Component::deserialize(engine, &code) };
         loaded
-            .inspect_err(|e| tracing::warn!(file = %code_path.display(), "cached plugin is not usable, compiling it again: {e}"))
+            .inspect_err(
+                |e| tracing::warn!(file = %code_path.display(), "cached plugin is not usable, compiling it again: {e}"),
+            )
             .ok()
     }
 
