@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Connector, Extent, PartitionId, PartitionInfo, PartitionReader, SourceError, StartAt, Waker};
@@ -80,12 +80,17 @@ impl KafkaConnector {
         Duration::from_millis(ANSWER_TIMEOUT_MS)
     }
 
-    /// What went wrong in a call: a refusal that the event thread has heard of explains more than a timeout.
+    /// What went wrong in a call: what the event thread has heard meanwhile explains more than "no answer in time".
     fn explain_call(&self, doing: &str, error: &KafkaError) -> SourceError {
-        if let Err(fatal @ SourceError::Fatal(_)) = self.consumer.context().check() {
-            return fatal;
+        let no_answer = matches!(
+            error.rdkafka_error_code(),
+            Some(Code::OperationTimedOut | Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve)
+        );
+        match self.consumer.context().check() {
+            Err(fatal @ SourceError::Fatal(_)) => fatal,
+            Err(heard) if no_answer => heard,
+            _ => explain(&self.source, &self.brokers, doing, error),
         }
-        explain(&self.source, &self.brokers, doing, error)
     }
 
     /// A missing topic is forgiven for a while.

@@ -69,7 +69,11 @@ impl ClientContext for Context {
             SourceError::Transient(line) => (&self.transient, line),
             SourceError::OutOfRange { .. } => return,
         };
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        // "all brokers are down" follows on what says why
+        if slot.is_none() || error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            *slot = Some(line);
+        }
     }
 }
 
