@@ -1,1 +1,228 @@
-//! (being written)
+//! The `millrace` command: arguments in, exit code out. `run()` is one match; each command is a module.
+//!
+//! Exit code 0: all was done. 2: the file or the arguments are wrong. 1: everything else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub mod check;
+pub mod demo;
+pub mod generate;
+pub mod open;
+pub mod query;
+pub mod run;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "millrace",
+    version,
+    about = "Streaming pipelines whose logic is WebAssembly: Kafka in, Apache Iceberg out, exactly once.",
+    after_help = "Examples:\n  millrace check pipelines/campaign_metrics.toml\n  millrace run pipelines/campaign_metrics.toml\n  \
+                  millrace query 'SELECT * FROM lake.ads.campaign_metrics' -f pipelines/campaign_metrics.toml"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a pipeline file: everything that is wrong with it, at once, and the graph
+    #[command(after_help = "Example:\n  millrace check pipelines/campaign_metrics.toml")]
+    Check {
+        /// the pipeline file
+        file: PathBuf,
+        /// how to print what was found
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Run a pipeline
+    #[command(
+        after_help = "Examples:\n  millrace run pipelines/campaign_metrics.toml\n  \
+                      millrace run pipelines/campaign_metrics.toml --until-end    # what is there now, then exit"
+    )]
+    Run(RunArgs),
+    /// Write seeded ad events into a file or a Kafka topic
+    #[command(
+        after_help = "Examples:\n  millrace generate events.jsonl --count 100000\n  \
+                      millrace generate --kafka localhost:9092 --topic ads-campaign-events --count 1000000"
+    )]
+    Generate(GenerateArgs),
+    /// SQL over the tables of a pipeline's catalogs
+    #[command(
+        after_help = "Examples:\n  millrace query 'SELECT * FROM lake.ads.campaign_metrics LIMIT 10' -f pipelines/demo.toml\n  \
+                      millrace query 'SELECT count(*) FROM lake.ads.campaign_events' -f pipelines/demo.toml --as-of 2026-01-31T12:00:00Z"
+    )]
+    Query(QueryArgs),
+    /// The campaign pipeline on an embedded source of events, with live results
+    #[command(after_help = "Example:\n  millrace demo --rate 20000")]
+    Demo(DemoArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// the pipeline file
+    pub file: PathBuf,
+    /// read what is there at the start, close all windows, commit, exit
+    #[arg(long)]
+    pub until_end: bool,
+    /// with --until-end: leave windows open for a later run
+    #[arg(long, requires = "until_end")]
+    pub keep_open: bool,
+    /// forget the checkpoints at the location and start anew (tables that carry a claim still refuse)
+    #[arg(long)]
+    pub fresh: bool,
+    /// begin this operator, source or sink without its state
+    #[arg(long, value_name = "NODE")]
+    pub drop_state: Vec<String>,
+    /// read this source from somewhere else than the checkpoint says
+    #[arg(long, value_name = "SOURCE=earliest|latest|RFC3339")]
+    pub reset_offsets: Vec<String>,
+    /// how progress is shown
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Progress {
+    /// one live line on a terminal, a line every few seconds elsewhere
+    Auto,
+    Plain,
+    None,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// write JSON lines to this file
+    #[arg(required_unless_present = "kafka", conflicts_with = "kafka")]
+    pub file: Option<PathBuf>,
+    /// bootstrap servers: write to a topic instead
+    #[arg(long, requires = "topic")]
+    pub kafka: Option<String>,
+    #[arg(long)]
+    pub topic: Option<String>,
+    #[arg(long, default_value_t = 1_000_000)]
+    pub count: u64,
+    #[arg(long, default_value_t = 4)]
+    pub partitions: u32,
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    #[arg(long, default_value_t = 1_000)]
+    pub campaigns: u32,
+    #[arg(long, default_value_t = 1_000_000)]
+    pub users: u32,
+    /// events are out of order by up to this much
+    #[arg(long, default_value_t = 4_000)]
+    pub disorder_ms: u64,
+    /// event time of the first event, RFC 3339; default: so that the last event is now
+    #[arg(long)]
+    pub start: Option<String>,
+    /// events per second of event time (and of wall time with --live)
+    #[arg(long, default_value_t = 2_000)]
+    pub rate: u64,
+    /// write at `rate` instead of as fast as possible
+    #[arg(long)]
+    pub live: bool,
+    /// librdkafka properties, KEY=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub property: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// tables are catalog.namespace.table
+    pub sql: String,
+    /// the pipeline file whose catalogs are meant
+    #[arg(short = 'f', long = "file")]
+    pub file: PathBuf,
+    /// read all tables as they were at this snapshot
+    #[arg(long, conflicts_with = "as_of", allow_negative_numbers = true)]
+    pub snapshot: Option<i64>,
+    /// read all tables as they were at this time, RFC 3339
+    #[arg(long)]
+    pub as_of: Option<String>,
+    /// default: a table on a terminal, CSV elsewhere
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// events per second
+    #[arg(long, default_value_t = 20_000)]
+    pub rate: u64,
+    /// keep the warehouse and state of the last demo and go on from there
+    #[arg(long)]
+    pub keep: bool,
+    /// over a real broker: the generator produces into its topic
+    #[arg(long)]
+    pub kafka: bool,
+    /// end after this many seconds
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// where the pipeline file, the plugins and the demo's own files are
+    #[arg(long, default_value = ".", hide = true)]
+    pub root: PathBuf,
+}
+
+/// Why a command did not do what it was asked to.
+pub enum Failure {
+    /// the file or the arguments: exit code 2
+    Usage(String),
+    /// everything else: exit code 1
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::from(2)
+        }
+        Err(Failure::Other(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Check { file, format } => check::run(&file, format),
+        Command::Run(args) => run::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+/// Logs go to standard error; `MILLRACE_LOG` filters them (`info`, `millrace=debug`, …).
+fn start_log() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MILLRACE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,millrace=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -10,10 +10,12 @@
 //! | [`plugin`] | batches through a sandboxed component (or the same logic natively) |
 //! | [`runtime`] | tasks on threads, exchanges between them, barriers, the run from start to end |
 //! | [`checkpoint`] | the log of checkpoints and the state files, on any object store |
+//! | [`catalog`] | Iceberg catalogs opened from the pipeline file, durable local storage |
 //! | [`sink`] | rows out: Iceberg exactly once, Kafka, files, console |
 //! | [`query`] | SQL over the pipeline's catalogs |
 //! | [`cli`] | the `millrace` command |
 
+pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;

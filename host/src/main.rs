@@ -1,1 +1,7 @@
-fn main() {}
+//! The `millrace` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    millrace::cli::main()
+}

@@ -6,10 +6,20 @@
 use arrow_array::ArrayRef;
 use millrace_core::schema::{Field, Schema};
 
-pub mod arrow;
+mod arrow;
 pub mod artifact;
+mod bindings;
+pub mod engine;
+pub mod limits;
 pub mod native;
+mod store;
 pub mod wasm;
+
+pub use artifact::{Artifact, Kind};
+pub use bindings::WIT_VERSION;
+pub use engine::PluginEngine;
+pub use limits::PluginLimits;
+pub use wasm::{Inspection, WasmFactory, inspect};
 
 /// What a plugin says of itself once it has seen its configuration and the columns it is offered.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +127,18 @@ pub trait Aggregator: Send {
 
     /// Row `i` out belongs to row `i` in; none = cannot.
     fn migrate(&mut self, origin: &StateOrigin, state: &[ArrayRef]) -> Result<Option<Vec<ArrayRef>>>;
+
+    /// What the plugin counted (name, by how much) since the last call; at most
+    /// [`limits::COUNTERS_MAX`] + 1 different names in an instance's life.
+    fn take_counters(&mut self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
+    /// Bytes of memory that the instance occupies, used or not; 0 where it is the host's own. Linear memory never
+    /// shrinks: far more than [`Aggregator::size`] is a reason to rebuild the instance from its state.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Where a state comes from, for [`Aggregator::migrate`].

@@ -1,1 +1,43 @@
-//! (being written)
+//! The run: tasks on threads of their own, exchanges between them, barriers, and the coordinator that makes checkpoints.
+//!
+//! ```text
+//!   source task 0 ─┬─ by key group ─┬─▶ aggregate task 0 ─┬─▶ sink task (results)
+//!   source task 1 ─┴────────────────┴─▶ aggregate task 1 ─┘
+//!        └────────── by Iceberg partition ──────────────────▶ sink tasks (raw events)
+//!        ▲                                                        │
+//!        │ trigger barrier n                          acknowledge n
+//!   coordinator: all acknowledged → publish checkpoint n → commit its sinks → retain
+//! ```
+//!
+//! Every edge between two tasks is a bounded queue; a full one blocks the sender, so backpressure reaches the consumer,
+//! and since the graph has no cycle nothing can wait for itself.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`message`] | what travels on an edge |
+//! | [`edge`] | the bounded queues, the exchange that splits a batch by task, the aligned inbox |
+//! | [`stats`] | counters and gauges of a run, by node |
+//! | [`failures`] | what happens to a row that cannot be used: fail, skip, dead letter |
+//! | [`source_task`] | partitions in order of event time → batches, watermarks, barriers |
+//! | [`aggregate_task`] | groups, plugin calls, results, state export |
+//! | [`sink_task`] | rows to a writer, prepared files to the coordinator |
+//! | [`monitor`] | asks the brokers: new partitions, end offsets |
+//! | [`coordinator`] | checkpoints and commits |
+//! | [`restore`] | what a restart takes over from a checkpoint, or why not |
+//! | [`nodes`] | the real world's parts, made from the spec |
+//! | [`run`] | one run from start to end |
+//! | [`progress`] | the line on the terminal |
+
+pub mod aggregate_task;
+pub mod coordinator;
+pub mod edge;
+pub mod failures;
+pub mod message;
+pub mod monitor;
+pub mod nodes;
+pub mod progress;
+pub mod restore;
+pub mod run;
+pub mod sink_task;
+pub mod source_task;
+pub mod stats;

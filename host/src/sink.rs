@@ -18,7 +18,9 @@ use millrace_core::commit::Fence;
 pub mod console;
 pub mod file;
 pub mod iceberg;
+pub mod json;
 pub mod kafka;
+mod rows;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
@@ -54,6 +56,12 @@ pub trait SinkCommitter: Send + Sync {
     /// Before anything else. `state` is what the restored checkpoint says (empty on a fresh start). Returns the last
     /// checkpoint whose commit is in the table.
     async fn claim(&self, fence: &Fence, state: &SinkState) -> Result<u64>;
+
+    /// Joins small files that have waited for a commit, before a checkpoint names them. Files it did not need to touch
+    /// stay as they are.
+    async fn join(&self, files: Vec<serde_json::Value>) -> Result<Vec<serde_json::Value>> {
+        Ok(files)
+    }
 
     /// Commits one committable; an answer `Ok` means it was seen in the table.
     async fn commit(&self, fence: &Fence, committable: &Committable) -> Result<()>;

@@ -14,10 +14,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{Field, Schema};
+use crate::schema::{DataType, Field, Schema};
+
+mod choose;
+mod retention;
+
+pub use choose::{Choice, Condition, Refusal, Survey, Surveyed, choose};
+pub use retention::{Retention, decide_retention, is_orphan};
 
 /// The format of [`LogRecord`]; raised when a reader of the former format could misunderstand a record.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// The number of the first record of an incarnation: 0 stands for "none yet" wherever a checkpoint is named.
+pub const FIRST_NUMBER: u64 = 1;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +57,9 @@ pub enum Entry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub reason: Reason,
+    /// when this incarnation began: what a generator's event time counts from
+    #[serde(default)]
+    pub incarnation_started_ms: i64,
     pub sources: BTreeMap<String, SourceState>,
     pub operators: BTreeMap<String, OperatorState>,
     pub sinks: BTreeMap<String, SinkState>,
@@ -186,4 +198,20 @@ impl Checkpoint {
     pub fn state_files(&self) -> impl Iterator<Item = &StateFile> {
         self.operators.values().flat_map(|o| o.files.iter())
     }
+}
+
+impl LogRecord {
+    /// The cut, if this record is one.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        match &self.entry {
+            Entry::Claim => None,
+            Entry::Checkpoint(checkpoint) => Some(checkpoint),
+        }
+    }
+}
+
+/// The columns of an operator's state files: its key, the window's edges, the plugin's own state.
+pub fn state_file_schema(key: &[Field], state: &Schema) -> Schema {
+    let edges = ["window_start", "window_end"].map(|name| Field::new(name, DataType::Timestamptz, false));
+    Schema::new(key.iter().cloned().chain(edges).chain(state.fields.iter().cloned()).collect())
 }

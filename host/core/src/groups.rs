@@ -48,24 +48,32 @@ struct Group {
 pub struct TooManyGroups;
 
 impl GroupTable {
-    /// The slot of a group, made if it is new. Marks the window as changed.
-    #[inline]
-    pub fn slot(&mut self, window_start_ms: i64, hash: u64, key: &[u8]) -> Result<u32, TooManyGroups> {
+    /// The slots of groups of one window, made where they are new, appended to `into`. Marks the window as changed.
+    pub fn slots<'k>(
+        &mut self,
+        window_start_ms: i64,
+        keys: impl Iterator<Item = (u64, &'k [u8])>,
+        into: &mut Vec<u32>,
+    ) -> Result<(), TooManyGroups> {
         let window = self.windows.entry(window_start_ms).or_default();
         window.changed = true;
-        if let Some(group) = window.find(hash, key) {
-            return Ok(group.slot);
-        }
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = self.slots;
-                self.slots = slot.checked_add(1).ok_or(TooManyGroups)?;
-                slot
+        for (hash, key) in keys {
+            if let Some(slot) = window.find(hash, key) {
+                into.push(slot);
+                continue;
             }
-        };
-        window.insert(hash, key, slot);
-        Ok(slot)
+            let slot = match self.free.pop() {
+                Some(slot) => slot,
+                None => {
+                    let slot = self.slots;
+                    self.slots = slot.checked_add(1).ok_or(TooManyGroups)?;
+                    slot
+                }
+            };
+            window.insert(hash, key, slot);
+            into.push(slot);
+        }
+        Ok(())
     }
 
     /// One more than the largest slot ever given out.
@@ -123,11 +131,11 @@ impl GroupTable {
 
 impl WindowGroups {
     #[inline]
-    fn find(&self, hash: u64, key: &[u8]) -> Option<Group> {
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
         let index = self.table.find(hash, |&index| {
             self.groups.get(index as usize).is_some_and(|g| g.hash == hash && self.key_of(g) == key)
         })?;
-        self.groups.get(*index as usize).copied()
+        self.groups.get(*index as usize).map(|g| g.slot)
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], slot: u32) {
@@ -177,6 +185,12 @@ mod tests {
 
     use super::*;
 
+    fn slot(table: &mut GroupTable, window: i64, hash: u64, key: &[u8]) -> u32 {
+        let mut slots = Vec::new();
+        table.slots(window, std::iter::once((hash, key)), &mut slots).unwrap();
+        slots[0]
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Touch { window: i64, key: u8 },
@@ -204,7 +218,7 @@ mod tests {
                 match step {
                     Step::Touch { window, key } => {
                         // a poor hash on purpose: collisions must be told apart by the key's bytes
-                        let slot = table.slot(window, u64::from(key % 4), &[key]).unwrap();
+                        let slot = slot(&mut table, window, u64::from(key % 4), &[key]);
                         if let Some(known) = model.get(&(window, key)) {
                             prop_assert_eq!(*known, slot);
                         } else {
@@ -234,11 +248,11 @@ mod tests {
     fn only_touched_windows_count_as_changed() {
         let mut table = GroupTable::default();
         let hash = xxh3_64(b"k");
-        table.slot(10, hash, b"k").unwrap();
-        table.slot(20, hash, b"k").unwrap();
+        slot(&mut table, 10, hash, b"k");
+        slot(&mut table, 20, hash, b"k");
         assert_eq!(table.take_changed(), vec![10, 20]);
         assert_eq!(table.take_changed(), Vec::<i64>::new());
-        table.slot(20, hash, b"k").unwrap();
+        slot(&mut table, 20, hash, b"k");
         assert_eq!(table.take_changed(), vec![20]);
     }
 }

@@ -31,8 +31,6 @@ pub const COMMITS_WAITING_MAX: usize = 8;
 /// How often new partitions are looked for.
 pub const DISCOVERY_INTERVAL_MS: u64 = 10_000;
 
-/// Bytes of input that one aggregation task keeps since its last export, to bring a failed plugin instance back.
-pub const REPLAY_BYTES_MAX: usize = 64 << 20;
 
 /// Dropped or failed events shown in the log per node, before only the counter goes on.
 pub const FIRST_OCCURRENCES_LOGGED: u64 = 5;

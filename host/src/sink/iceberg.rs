@@ -1,1 +1,166 @@
-//! (being written)
+//! Rows into an Iceberg table, exactly once.
+//!
+//! ```text
+//!   table      created or checked when the sink is opened
+//!   writer     one per task: rows → Parquet files, named in the checkpoint     (sink task's thread)
+//!   join       small files that waited for the commit become one               (sink task's thread)
+//!   commit     claim, fenced commit, verification                              (committer)
+//! ```
+//!
+//! It never commits anything that a durable checkpoint does not list, and never says "done" of a commit that it has not
+//! seen in the table.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use arrow_array::RecordBatch;
+use async_trait::async_trait;
+use iceberg::table::Table;
+use iceberg::{Catalog, TableIdent};
+use millrace_core::checkpoint::{Committable, SinkState};
+use millrace_core::commit::{Claim, Fence};
+use millrace_core::schema::Schema;
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use super::{Result, SinkCommitter, SinkError, SinkWriter};
+use crate::spec::model::IcebergSinkSpec;
+
+pub mod commit;
+pub mod encode;
+pub mod fence;
+pub mod join;
+mod metadata;
+pub mod partition;
+pub mod table;
+pub mod writer;
+
+/// One Iceberg table as a sink.
+pub struct IcebergSink {
+    pub(crate) pipeline: String,
+    pub(crate) name: String,
+    pub(crate) spec: IcebergSinkSpec,
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) ident: TableIdent,
+    pub(crate) layout: Arc<table::Layout>,
+    pub(crate) table: RwLock<Table>,
+    pub(crate) runtime: Handle,
+    /// a committable's last file → files that its join has replaced
+    joined: Mutex<HashMap<String, Vec<String>>>,
+}
+
+impl std::fmt::Debug for IcebergSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IcebergSink").field("sink", &self.name).field("table", &self.ident).finish_non_exhaustive()
+    }
+}
+
+impl IcebergSink {
+    /// Creates the table, or checks that the one there can take the rows of `input`. Sinks of one pipeline share the
+    /// catalog; `runtime` does the I/O of the writers, which run on plain threads.
+    pub async fn open(
+        pipeline: &str,
+        sink: &str,
+        spec: &IcebergSinkSpec,
+        catalog: Arc<dyn Catalog>,
+        input: &Schema,
+        runtime: Handle,
+    ) -> Result<Arc<Self>> {
+        let (table, layout) = table::open(catalog.as_ref(), spec, input).await?;
+        Ok(Arc::new(Self {
+            pipeline: pipeline.to_owned(),
+            name: sink.to_owned(),
+            spec: spec.clone(),
+            catalog,
+            ident: table.identifier().clone(),
+            layout: Arc::new(layout),
+            table: RwLock::new(table),
+            runtime,
+            joined: Mutex::default(),
+        }))
+    }
+
+    /// The claim that the table carries for this sink, as it was when the sink was opened.
+    pub fn found_claim(&self) -> Result<Option<Claim>> {
+        commit::found_claim(self, &self.base())
+    }
+
+    /// The writer of one task.
+    pub fn writer(&self, task: usize) -> Box<dyn SinkWriter> {
+        Box::new(writer::IcebergWriter::new(task, self.layout.clone(), self.runtime.clone()))
+    }
+
+    /// One hash per row, equal for rows of one Iceberg partition, so that one task can write each; `None` if the table
+    /// is unpartitioned and any task may write any row.
+    pub fn partition_hash(&self, rows: &RecordBatch) -> Result<Option<Vec<u64>>> {
+        if self.layout.spec.is_unpartitioned() {
+            return Ok(None);
+        }
+        let rows = self.layout.project(rows)?;
+        partition::hashes(&self.layout, &rows).map(Some)
+    }
+
+    pub(crate) fn base(&self) -> Table {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn renew(&self, table: Table) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+    }
+
+    /// The commit is in the table: nothing needs the files any more that it has replaced. What cannot be removed is
+    /// logged; it costs space, not answers.
+    pub(crate) async fn after_commit(&self, table: Table, committable: &Committable) {
+        let mut gone: Vec<String> = Vec::new();
+        for file in &committable.files {
+            if let Some(path) = file.get("file_path").and_then(Value::as_str) {
+                gone.extend(
+                    self.joined.lock().unwrap_or_else(PoisonError::into_inner).remove(path).unwrap_or_default(),
+                );
+            }
+        }
+        gone.extend(metadata::superseded(&self.base(), &table));
+        for path in gone {
+            if let Err(error) = table.file_io().delete(&path).await {
+                tracing::warn!("{path} is not needed any more but cannot be removed: {error}");
+            }
+        }
+        self.renew(table);
+    }
+}
+
+#[async_trait]
+impl SinkCommitter for IcebergSink {
+    async fn claim(&self, fence: &Fence, state: &SinkState) -> Result<u64> {
+        commit::claim(self, fence, state).await
+    }
+
+    async fn join(&self, files: Vec<Value>) -> Result<Vec<Value>> {
+        let (files, gone) = join::join(&self.layout, files).await?;
+        if let Some(path) = files.last().and_then(|f| f.get("file_path")).and_then(Value::as_str)
+            && !gone.is_empty()
+        {
+            // They are part of a joined file now, but older checkpoints name them until this commit is in the table.
+            self.joined.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), gone);
+        }
+        Ok(files)
+    }
+
+    async fn commit(&self, fence: &Fence, committable: &Committable) -> Result<()> {
+        commit::commit(self, fence, committable).await
+    }
+}
+
+/// What time can heal is retried by the caller, the rest stops the run.
+pub(crate) fn classify(what: &str, error: &iceberg::Error) -> SinkError {
+    use iceberg::ErrorKind;
+    let words = format!("{what}: {error}");
+    match error.kind() {
+        ErrorKind::DataInvalid
+        | ErrorKind::FeatureUnsupported
+        | ErrorKind::TableNotFound
+        | ErrorKind::NamespaceNotFound => SinkError::Fatal(words),
+        _ if words.contains("PermissionDenied") => SinkError::Fatal(words),
+        _ => SinkError::Transient(words),
+    }
+}

@@ -1,1 +1,50 @@
-extern crate proc_macro;
+//! Derive macros of the Millrace plugin SDK; what they generate is documented in `millrace-plugin`.
+//!
+//! They only name traits and fields: every decision about types is made by the traits, whose own messages the author
+//! then reads, at the field that caused them.
+
+mod aggregation;
+mod fields;
+
+use proc_macro::TokenStream;
+
+/// An input row: each field is a column of that name. `#[input(name = "…")]` renames, `#[input(optional)]` (on an
+/// `Option`) lets the input lack it.
+#[proc_macro_derive(Input, attributes(input))]
+pub fn input(item: TokenStream) -> TokenStream {
+    expand(item, fields::input)
+}
+
+/// A group's state: each field becomes one or more typed columns. `#[state(name = "…")]` renames.
+#[proc_macro_derive(State, attributes(state))]
+pub fn state(item: TokenStream) -> TokenStream {
+    expand(item, fields::state)
+}
+
+/// A result row: each field is a column. `#[output(name = "…")]` renames.
+#[proc_macro_derive(Output, attributes(output))]
+pub fn output(item: TokenStream) -> TokenStream {
+    expand(item, fields::output)
+}
+
+/// Options: `#[config(default = …)]` makes one optional, `#[config(name = "…")]` renames.
+#[proc_macro_derive(Config, attributes(config))]
+pub fn config(item: TokenStream) -> TokenStream {
+    expand(item, fields::config)
+}
+
+/// `#[aggregation(name = "…", version = "…")]` over `impl Aggregation for T`; `ordered` where the order of rows counts.
+#[proc_macro_attribute]
+pub fn aggregation(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let arguments = syn::parse_macro_input!(arguments as aggregation::Arguments);
+    let item = syn::parse_macro_input!(item as syn::ItemImpl);
+    aggregation::expand(arguments, item).unwrap_or_else(|e| e.to_compile_error()).into()
+}
+
+fn expand(
+    item: TokenStream,
+    f: fn(&syn::DeriveInput) -> syn::Result<proc_macro2::TokenStream>,
+) -> TokenStream {
+    let item = syn::parse_macro_input!(item as syn::DeriveInput);
+    f(&item).unwrap_or_else(|e| e.to_compile_error()).into()
+}

@@ -1,1 +1,80 @@
-//! Placeholder
+//! Write Millrace plugins in Rust: a struct for the state, one for the input row, one for the result, and the functions
+//! between them.
+//!
+//! ```
+//! use millrace_plugin::prelude::*;
+//!
+//! #[derive(Input)]
+//! struct Sale<'a> { customer: &'a str, amount: Option<f64> }
+//!
+//! #[derive(State, Default)]
+//! struct Sales { total: f64, customers: DistinctCount<str> }
+//!
+//! #[derive(Output)]
+//! struct Report { total: f64, customers: i64 }
+//!
+//! #[aggregation(name = "sales", version = "1.0.0")]
+//! impl Aggregation for Sales {
+//!     type Config = ();
+//!     type Input<'a> = Sale<'a>;
+//!     type Output = Report;
+//!     fn update(&mut self, sale: Sale<'_>) {
+//!         self.total += sale.amount.unwrap_or(0.0);
+//!         self.customers.insert(sale.customer);
+//!     }
+//!     fn merge(&mut self, other: &Self) {
+//!         self.total += other.total;
+//!         self.customers.merge(&other.customers);
+//!     }
+//!     fn evaluate(&self, _window: &Window) -> Report {
+//!         Report { total: self.total, customers: self.customers.count() }
+//!     }
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! In the order that data flows:
+//!
+//! | module | owns |
+//! |---|---|
+//! | `guest` (wasm32 only) | the component's exports and imports, the panic hook |
+//! | [`column`] | columns in Arrow's layout: borrowed on the way in, owned on the way out |
+//! | [`config`] | options: JSON Schema, parsing, errors |
+//! | [`input`] | column → value of a row |
+//! | [`aggregation`] | the traits: [`Aggregation`](aggregation::Aggregation) by row, [`Accumulator`](aggregation::Accumulator) by batch |
+//! | [`rows`] | lowers the row style to the batch style |
+//! | [`state`] | state field ↔ typed columns |
+//! | [`distinct`] | distinct counts, exact (interned strings) and HyperLogLog |
+//! | [`output`] | results → columns |
+
+// The derives write paths that begin with `::millrace_plugin`; this makes them work in this crate's own tests, too.
+#[allow(unused_extern_crates, reason = "used where a derive is used within this crate")]
+extern crate self as millrace_plugin;
+
+pub mod aggregation;
+pub mod column;
+pub mod config;
+pub mod distinct;
+#[cfg(target_arch = "wasm32")]
+pub mod guest;
+pub mod host;
+pub mod input;
+pub mod output;
+pub mod rows;
+pub mod state;
+pub mod value;
+
+/// All that a plugin usually needs.
+pub mod prelude {
+    pub use crate::aggregation::{Aggregation, Reject, Window};
+    pub use crate::distinct::{Distinct, DistinctCount};
+    pub use crate::host::{Level, count, log};
+    pub use crate::value::{Date, Decimal, Timestamp, Timestamptz};
+    pub use millrace_plugin_macros::{Config, Input, Output, State, aggregation};
+}
+
+/// What the derives' expansions name; not for use by hand.
+#[doc(hidden)]
+pub mod export {
+    pub use serde_json;
+}

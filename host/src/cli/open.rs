@@ -1,0 +1,103 @@
+//! What every command that reads a pipeline file does first: parse, open the plugins, check the columns.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use millrace_core::schema::Schema;
+
+use super::Failure;
+use crate::plugin::artifact::Artifact;
+use crate::plugin::engine::PluginEngine;
+use crate::plugin::limits::PluginLimits;
+use crate::plugin::wasm::WasmFactory;
+use crate::plugin::{AggregatorFactory, Signature};
+use crate::spec::model::PluginSpec;
+use crate::spec::{self, Loaded, Resolved};
+
+/// A pipeline with its plugins opened and every edge checked.
+pub struct Opened {
+    pub resolved: Resolved,
+    /// by name in the file
+    pub factories: BTreeMap<String, Arc<dyn AggregatorFactory>>,
+    /// digest → the bytes as they were given, to be kept with the checkpoints
+    pub plugin_bytes: BTreeMap<String, Vec<u8>>,
+}
+
+/// Replaces a plugin by another implementation of the same trait (benchmarks: native code).
+pub type Substitute<'a> = &'a dyn Fn(&str) -> Option<Arc<dyn AggregatorFactory>>;
+
+pub fn load(file: &Path) -> Result<Loaded, Failure> {
+    let loaded = spec::load(file, &|name| std::env::var(name).ok()).map_err(|e| Failure::Usage(e.render(colour())))?;
+    if !loaded.warnings.is_empty() {
+        eprintln!("{}", loaded.warnings.render(colour()));
+    }
+    Ok(loaded)
+}
+
+pub fn colour() -> bool {
+    use std::io::IsTerminal;
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Opened, Failure> {
+    let mut factories: BTreeMap<String, Arc<dyn AggregatorFactory>> = BTreeMap::new();
+    let mut plugin_bytes = BTreeMap::new();
+    let mut broken: BTreeMap<String, String> = BTreeMap::new();
+    let mut engine = None;
+    for (name, plugin) in &loaded.pipeline.plugins {
+        if let Some(factory) = substitute.and_then(|s| s(name)) {
+            factories.insert(name.clone(), factory);
+            continue;
+        }
+        match open_plugin(name, plugin, &mut engine) {
+            Ok((factory, bytes)) => {
+                plugin_bytes.insert(factory.digest().to_owned(), bytes);
+                factories.insert(name.clone(), factory);
+            }
+            Err(message) => {
+                broken.insert(name.clone(), message);
+            }
+        }
+    }
+    let open = |name: &str, _: &PluginSpec, config: &str, offered: &Schema| -> Result<Signature, String> {
+        if let Some(message) = broken.get(name) {
+            return Err(message.clone());
+        }
+        let factory = factories.get(name).ok_or_else(|| format!("there is no plugin `{name}`"))?;
+        let instance = factory.open(config, offered).map_err(|e| e.to_string())?;
+        Ok(instance.signature().clone())
+    };
+    let resolved = spec::check_plugins(loaded, &open).map_err(|e| Failure::Usage(e.render(colour())))?;
+    Ok(Opened { resolved, factories, plugin_bytes })
+}
+
+fn open_plugin(
+    name: &str,
+    spec: &PluginSpec,
+    engine: &mut Option<Arc<PluginEngine>>,
+) -> Result<(Arc<dyn AggregatorFactory>, Vec<u8>), String> {
+    let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
+    let engine = match engine {
+        Some(engine) => Arc::clone(engine),
+        None => {
+            let made = Arc::new(PluginEngine::new(cache_dir().as_deref()).map_err(|e| e.to_string())?);
+            Arc::clone(engine.insert(made))
+        }
+    };
+    let mut limits = PluginLimits { deadline: std::time::Duration::from_millis(spec.deadline_ms), ..Default::default() };
+    if let Some(bytes) = spec.memory_bytes {
+        limits.memory_bytes = bytes;
+    }
+    let factory = WasmFactory::new(&engine, name, &artifact, limits).map_err(|e| e.to_string())?;
+    let bytes = std::fs::read(&spec.path).map_err(|e| format!("{}: {e}", spec.path.display()))?;
+    Ok((Arc::new(factory), bytes))
+}
+
+/// Compiled plugins are kept here between runs.
+fn cache_dir() -> Option<std::path::PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(std::path::PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;
+    Some(base.join("millrace").join("plugins"))
+}

@@ -1,0 +1,90 @@
+//! `millrace run`: one pipeline, until it is stopped, comes to its end, or fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Context;
+use crossbeam_channel::unbounded;
+
+use super::open::{load, resolve};
+use super::{Failure, RunArgs};
+use crate::runtime::coordinator::{Finished, Order};
+use crate::runtime::nodes;
+use crate::runtime::progress::Progress;
+use crate::runtime::run::{RunOptions, run as run_pipeline};
+use crate::spec::model::Start;
+
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let loaded = load(&args.file)?;
+    let runtime = io_runtime()?;
+    let resolved = resolve(&loaded, None)?;
+    let mut reset_offsets = std::collections::BTreeMap::new();
+    for reset in &args.reset_offsets {
+        let (source, start) = parse_reset(reset).map_err(Failure::Usage)?;
+        if !loaded.pipeline.sources.iter().any(|(name, _)| *name == source) {
+            return Err(Failure::Usage(format!("--reset-offsets: the pipeline has no source `{source}`")));
+        }
+        reset_offsets.insert(source, start);
+    }
+    let options = RunOptions {
+        until_end: args.until_end,
+        keep_open: args.keep_open,
+        drop_state: args.drop_state.iter().cloned().collect(),
+        reset_offsets,
+        observer: None,
+    };
+    let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), args.fresh)
+        .map_err(|e| Failure::Other(anyhow::Error::new(e)))?;
+    let (orders, order_receiver) = unbounded();
+    stop_on_signals(orders)?;
+    let progress = Progress::start(&loaded.pipeline, &parts.stats, &parts.clock, args.progress);
+    let finished = run_pipeline(parts, options, order_receiver);
+    progress.finish();
+    match finished {
+        Ok(Finished::Stopped) => eprintln!("stopped: checkpoint taken, all commits confirmed"),
+        Ok(Finished::ReachedEnd) => eprintln!("done: all input read, all commits confirmed"),
+        Err(error) => return Err(Failure::Other(anyhow::Error::new(error))),
+    }
+    Ok(())
+}
+
+/// I/O only: object stores, catalogs, commits. Data moves on the tasks' own threads.
+pub fn io_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()
+        .context("cannot start the I/O threads")
+}
+
+/// The first SIGTERM or SIGINT asks for a clean stop, the second ends the process at once.
+pub fn stop_on_signals(orders: crossbeam_channel::Sender<Order>) -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    let count = Arc::new(AtomicU32::new(0));
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if count.fetch_add(1, Ordering::SeqCst) > 0 {
+                    std::process::exit(128 + signal);
+                }
+                // a run that is over has no receiver left
+                let _ = orders.send(Order::Stop);
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+fn parse_reset(text: &str) -> Result<(String, Start), String> {
+    let wrong = || format!("--reset-offsets {text}: expected SOURCE=earliest, SOURCE=latest or SOURCE=2026-01-31T12:00:00Z");
+    let (source, start) = text.split_once('=').ok_or_else(wrong)?;
+    let start = match start {
+        "earliest" => Start::Earliest,
+        "latest" => Start::Latest,
+        time => Start::TimestampMs(crate::spec::parse_instant_ms(time).ok_or_else(wrong)?),
+    };
+    Ok((source.to_owned(), start))
+}

@@ -1,0 +1,99 @@
+//! What one plugin may use, and every bound of the plugin host. A plugin is somebody else's code: nothing it asks for
+//! (memory, time, results, log lines, counters) is without a limit here.
+
+use std::time::Duration;
+
+/// Linear memory of one instance, all its memories together.
+pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
+
+/// Longest that one call may run.
+pub const CALL_DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Longest that instantiation, `info` and `open` may run each: an interpreter inside a plugin has to start first.
+pub const STARTUP_DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Bytes that one call may hand to the host (results, or arguments of a host function).
+pub const RESULT_BYTES_MAX_DEFAULT: usize = 64 << 20;
+
+/// Bytes of strings that one dictionary-encoded result column may stand for.
+pub const UNPACKED_BYTES_MAX: u64 = 256 << 20;
+
+/// Step of the clock that ends calls which run too long.
+pub const EPOCH_TICK_MS: u64 = 10;
+
+/// Stack of the guest's functions.
+pub const WASM_STACK_BYTES_MAX: usize = 512 << 10;
+
+/// Elements of all the tables of one instance.
+pub const TABLE_ELEMENTS_MAX: usize = 1 << 20;
+
+/// Core instances, memories and tables of one component instance (an adapter or an interpreter brings a few).
+pub const CORE_ITEMS_MAX: usize = 64;
+
+/// Size of a plugin's file.
+pub const ARTIFACT_BYTES_MAX: u64 = 64 << 20;
+
+/// Columns in one signature, each for input, state and output.
+pub const SIGNATURE_COLUMNS_MAX: usize = 1_024;
+
+/// Compiled plugins kept in the cache directory; the oldest leave first.
+pub const CACHE_ENTRIES_MAX: usize = 64;
+
+/// Messages kept per instance, to be shown with the error when it fails.
+pub const LOG_RING_MESSAGES_MAX: usize = 32;
+
+/// Longest log message, reason or error text taken from a plugin; the rest is cut off.
+pub const TEXT_BYTES_MAX: usize = 4 << 10;
+
+/// Log messages one instance may send on at once, and how many more are allowed per second after that.
+pub const LOG_BURST_MESSAGES: u32 = 100;
+pub const LOG_MESSAGES_PER_SECOND: u32 = 20;
+
+/// Different counters of one instance; further names are added up under [`COUNTER_OTHER`].
+pub const COUNTERS_MAX: usize = 64;
+pub const COUNTER_NAME_BYTES_MAX: usize = 128;
+pub const COUNTER_OTHER: &str = "other";
+
+/// The limits of one plugin, from its `[plugins.NAME]` table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginLimits {
+    pub memory_bytes: u64,
+    /// longest that one call may run
+    pub deadline: Duration,
+    /// the same for instantiation, `info` and `open`
+    pub startup_deadline: Duration,
+    pub result_bytes_max: usize,
+}
+
+impl Default for PluginLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: MEMORY_BYTES_DEFAULT,
+            deadline: CALL_DEADLINE_DEFAULT,
+            startup_deadline: STARTUP_DEADLINE_DEFAULT,
+            result_bytes_max: RESULT_BYTES_MAX_DEFAULT,
+        }
+    }
+}
+
+/// Cuts a text from a plugin at `bytes_max`, on a character boundary.
+pub(super) fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        let end = (0..=bytes_max).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(cut("héllo".to_owned(), 2), "h…");
+        assert_eq!(cut("héllo".to_owned(), 3), "hé…");
+        assert_eq!(cut("héllo".to_owned(), 6), "héllo");
+    }
+}

@@ -1,0 +1,458 @@
+//! Checkpoints and commits: triggers barriers, collects what the tasks acknowledge, publishes, commits, retains.
+//!
+//! ```text
+//!   trigger n ─▶ all tasks acknowledge n ─▶ join small files where a commit is due ─▶ publish record n   (durable)
+//!                                                                                         │
+//!        record n+1 lists what is not confirmed yet ◀── confirmed ◀── committer ◀── commit ─┘
+//! ```
+//!
+//! One checkpoint is under way at a time; commits go on beside it, in order, per sink. More than
+//! [`COMMITS_WAITING_MAX`] unconfirmed ones hold the intake back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use crossbeam_channel::{Receiver, Sender};
+use millrace_core::barrier::{Barrier, Then};
+use millrace_core::checkpoint::{
+    Checkpoint, Committable, OperatorState, PositionRange, Reason, SinkState, SourceState, StateFile,
+};
+use millrace_core::commit::Fence;
+use millrace_core::limits::COMMITS_WAITING_MAX;
+use tracing::{info, warn};
+
+use super::message::{Event, OperatorPart, Part, RunError, TaskId};
+use super::source_task::Command;
+use super::stats::RunStats;
+use crate::clock::Clock;
+use crate::failpoint;
+use crate::sink::{Prepared, SinkCommitter};
+use crate::source::Waker;
+
+/// Where checkpoints are published.
+#[async_trait]
+pub trait CheckpointLog: Send + Sync {
+    /// Durable and atomic; an error that says so if a newer process has taken the pipeline over.
+    async fn publish(&self, number: u64, checkpoint: &Checkpoint) -> Result<(), RunError>;
+
+    /// Removes what nothing refers to any more. Failing to is logged, never fatal.
+    /// `confirmed`: by sink, the last checkpoint known to be committed.
+    async fn retain(&self, confirmed: BTreeMap<String, u64>);
+}
+
+/// A sink as the coordinator sees it.
+pub struct CommittingSink {
+    pub committer: Arc<dyn SinkCommitter>,
+    /// checkpoints per commit
+    pub every: u32,
+    /// operator → digest of the plugin that had a hand in its rows
+    pub plugins: BTreeMap<String, String>,
+}
+
+/// What a run wants of its coordinator.
+pub enum Order {
+    /// checkpoint, commit, end
+    Stop,
+}
+
+pub struct Coordinator {
+    pub log: Arc<dyn CheckpointLog>,
+    pub runtime: tokio::runtime::Handle,
+    pub fence: Fence,
+    pub next_number: u64,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub min_pause: Duration,
+    pub tasks: BTreeSet<TaskId>,
+    pub sources: Vec<(TaskId, Sender<Command>, Arc<Waker>)>,
+    pub events: Receiver<Event>,
+    pub orders: Receiver<Order>,
+    pub sinks: BTreeMap<String, CommittingSink>,
+    /// as restored, brought up to date here
+    pub checkpoint: Checkpoint,
+    /// key, window, plugin, state columns of each operator
+    pub operators: BTreeMap<String, OperatorState>,
+    /// operator task → window start → files
+    pub files: BTreeMap<TaskId, BTreeMap<i64, Vec<StateFile>>>,
+    pub paused: Arc<AtomicBool>,
+    pub stats: Arc<RunStats>,
+    pub clock: Arc<dyn Clock>,
+    /// bounded: when all sources have reached their end, event time ends (or not) and the run with it
+    pub keep_open: bool,
+    pub on_positions: Box<dyn Fn(&Checkpoint) + Send>,
+}
+
+/// How a run that did not fail came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    Stopped,
+    ReachedEnd,
+}
+
+struct InFlight {
+    number: u64,
+    reason: Reason,
+    since: Instant,
+    waiting: BTreeSet<TaskId>,
+    parts: Vec<(TaskId, Part)>,
+}
+
+/// A sink's answer on one committable.
+struct Confirmed {
+    sink: String,
+    checkpoint: u64,
+    rows: u64,
+    files: usize,
+    result: Result<(), RunError>,
+}
+
+impl Coordinator {
+    /// Runs until the pipeline has stopped, come to its end, or failed.
+    pub fn run(mut self) -> Result<Finished, RunError> {
+        let (confirm, confirmations) = crossbeam_channel::unbounded();
+        let queues = self.start_committers(&confirm);
+        // What the restored checkpoint lists and the tables lack is committed first.
+        for (sink, state) in &self.checkpoint.sinks {
+            for committable in &state.pending {
+                send_to(&queues, sink, committable);
+            }
+        }
+        let result = self.coordinate(&queues, &confirmations);
+        drop(queues);
+        result
+    }
+
+    fn start_committers(&self, confirm: &Sender<Confirmed>) -> BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>> {
+        self.sinks
+            .iter()
+            .map(|(name, sink)| {
+                // bounded by COMMITS_WAITING_MAX: the intake pauses before more can be sent
+                let (queue, mut committables) = tokio::sync::mpsc::unbounded_channel::<Committable>();
+                let (name, committer) = (name.clone(), Arc::clone(&sink.committer));
+                let (fence, confirm) = (self.fence.clone(), confirm.clone());
+                let key = name.clone();
+                self.runtime.spawn(async move {
+                    while let Some(committable) = committables.recv().await {
+                        let result = committer.commit(&fence, &committable).await.map_err(RunError::from);
+                        let failed = result.is_err();
+                        let confirmed = Confirmed {
+                            sink: name.clone(),
+                            checkpoint: committable.checkpoint,
+                            rows: committable.rows,
+                            files: committable.files.len(),
+                            result,
+                        };
+                        if confirm.send(confirmed).is_err() || failed {
+                            return;
+                        }
+                    }
+                });
+                (key, queue)
+            })
+            .collect()
+    }
+
+    fn coordinate(
+        &mut self,
+        queues: &BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>>,
+        confirmations: &Receiver<Confirmed>,
+    ) -> Result<Finished, RunError> {
+        let mut due = Instant::now() + self.interval;
+        let mut in_flight: Option<InFlight> = None;
+        let mut last: Option<(Reason, Finished)> = None;
+        let mut at_end: BTreeSet<TaskId> = BTreeSet::new();
+        let mut ended: BTreeSet<TaskId> = BTreeSet::new();
+        let mut stopping = false;
+        loop {
+            let waiting = self.checkpoint.sinks.values().map(|s| s.pending.len()).max().unwrap_or(0);
+            self.hold_back(waiting);
+            if in_flight.is_none() && last.is_none() {
+                if stopping {
+                    last = Some((Reason::Stop, Finished::Stopped));
+                } else if !self.sources.is_empty() && at_end.len() == self.sources.len() {
+                    let reason = if self.keep_open { Reason::Stop } else { Reason::Drained };
+                    last = Some((reason, Finished::ReachedEnd));
+                }
+                if let Some((reason, _)) = last {
+                    in_flight = Some(self.trigger(reason)?);
+                } else if Instant::now() >= due && waiting < COMMITS_WAITING_MAX {
+                    in_flight = Some(self.trigger(Reason::Periodic)?);
+                }
+            }
+            if let (None, Some((_, finished))) = (&in_flight, &last) {
+                // the final checkpoint is durable; the run ends when its commits are confirmed
+                if self.checkpoint.sinks.values().all(|s| s.pending.is_empty()) {
+                    return Ok(*finished);
+                }
+            }
+            let now = Instant::now();
+            let wake = match &in_flight {
+                Some(f) => f.since + self.timeout,
+                None => due,
+            };
+            let patience = wake.saturating_duration_since(now).clamp(Duration::from_millis(1), Duration::from_secs(1));
+            crossbeam_channel::select! {
+                recv(self.events) -> event => match event {
+                    Ok(Event::Acknowledged { task, checkpoint, part }) => {
+                        let complete = in_flight.as_mut().is_some_and(|f| {
+                            if f.number == checkpoint && f.waiting.remove(&task) {
+                                f.parts.push((task, part));
+                            }
+                            f.waiting.is_empty()
+                        });
+                        if complete && let Some(f) = in_flight.take() {
+                            let took = f.since.elapsed();
+                            self.complete(f, queues)?;
+                            due = (now + self.interval.saturating_sub(took)).max(Instant::now() + self.min_pause);
+                        }
+                    }
+                    Ok(Event::ReachedEnd { task }) => { at_end.insert(task); }
+                    Ok(Event::Ended { task }) => {
+                        ended.insert(task.clone());
+                        if last.is_none() {
+                            // a task only ends by itself when another has failed; that one's event is on its way
+                            let failure = self.first_failure();
+                            return Err(failure.unwrap_or_else(|| RunError::Internal(format!("task {task} ended by itself"))));
+                        }
+                    }
+                    Ok(Event::Failed { error, .. }) => return Err(error),
+                    Err(_) => return Err(RunError::Internal("all tasks are gone".into())),
+                },
+                recv(confirmations) -> confirmed => if let Ok(confirmed) = confirmed {
+                    self.confirmed(confirmed)?;
+                },
+                recv(self.orders) -> order => if let Ok(Order::Stop) = order {
+                    info!("stopping: taking a last checkpoint");
+                    stopping = true;
+                },
+                default(patience) => {}
+            }
+            if let Some(f) = &in_flight
+                && f.since.elapsed() > self.timeout
+            {
+                let missing: Vec<String> = f.waiting.iter().map(ToString::to_string).collect();
+                return Err(RunError::External(format!(
+                    "checkpoint {} was not complete within {:?} (checkpoint.timeout): no answer from {}",
+                    f.number,
+                    self.timeout,
+                    missing.join(", ")
+                )));
+            }
+        }
+    }
+
+    /// A failed task's own words, if they are there or come within a moment.
+    fn first_failure(&self) -> Option<RunError> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while let Ok(event) = self.events.recv_deadline(deadline) {
+            if let Event::Failed { error, .. } = event {
+                return Some(error);
+            }
+        }
+        None
+    }
+
+    fn hold_back(&self, waiting: usize) {
+        let hold = waiting >= COMMITS_WAITING_MAX;
+        if self.paused.swap(hold, Relaxed) != hold {
+            if hold {
+                warn!(waiting, "intake paused: commits wait for confirmation by the catalog");
+            } else {
+                info!("intake goes on");
+                for (_, _, waker) in &self.sources {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    fn trigger(&mut self, reason: Reason) -> Result<InFlight, RunError> {
+        let number = self.next_number;
+        let then = if reason == Reason::Periodic { Then::Continue } else { Then::Stop };
+        let barrier = Barrier { checkpoint: number, then };
+        for (task, commands, waker) in &self.sources {
+            let command = if reason == Reason::Drained { Command::Drain(barrier) } else { Command::Barrier(barrier) };
+            if commands.send(command).is_err() {
+                return Err(self.first_failure().unwrap_or_else(|| RunError::Internal(format!("task {task} is gone"))));
+            }
+            waker.wake();
+        }
+        Ok(InFlight { number, reason, since: Instant::now(), waiting: self.tasks.clone(), parts: Vec::new() })
+    }
+
+    /// All tasks have acknowledged: assemble, publish, hand the commits out.
+    fn complete(
+        &mut self,
+        f: InFlight,
+        queues: &BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>>,
+    ) -> Result<(), RunError> {
+        let mut next = Checkpoint {
+            reason: f.reason,
+            incarnation_started_ms: self.checkpoint.incarnation_started_ms,
+            sinks: self.checkpoint.sinks.clone(),
+            ..Checkpoint::default()
+        };
+        let mut prepared: BTreeMap<String, Prepared> = BTreeMap::new();
+        for (name, operator) in &self.operators {
+            next.operators.insert(name.clone(), OperatorState { late_dropped: 0, ..operator.clone() });
+        }
+        for (task, part) in f.parts {
+            match part {
+                Part::Source { partitions } => {
+                    next.sources.entry(task.node.to_string()).or_default().partitions.extend(partitions);
+                }
+                Part::Operator(part) => self.operator_part(&mut next, task, part),
+                Part::Sink(part) => merge_prepared(prepared.entry(task.node.to_string()).or_default(), part),
+            }
+        }
+        for source in next.sources.values_mut() {
+            source.partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        }
+        for (task, windows) in &self.files {
+            if let Some(operator) = next.operators.get_mut(&*task.node) {
+                operator.files.extend(windows.values().flatten().cloned());
+            }
+        }
+        for operator in next.operators.values_mut() {
+            operator.files.sort_by(|a, b| a.path.cmp(&b.path));
+            operator.files.dedup_by(|a, b| a.path == b.path);
+        }
+        let final_checkpoint = f.reason != Reason::Periodic;
+        let before = std::mem::take(&mut self.checkpoint.sources);
+        for (name, sink) in &self.sinks {
+            let state = next.sinks.entry(name.clone()).or_default();
+            cover(&mut state.open.positions, &before, &next.sources);
+            let part = prepared.remove(name).unwrap_or_default();
+            state.open.rows += part.rows;
+            state.open.files.extend(part.files);
+            state.open.windows_ms = span(state.open.windows_ms, part.windows_ms);
+            state.open.checkpoints += 1;
+            if !final_checkpoint && state.open.checkpoints < sink.every {
+                continue;
+            }
+            state.open.checkpoints = 0;
+            if state.open.files.is_empty() {
+                continue;
+            }
+            let mut files = std::mem::take(&mut state.open.files);
+            if sink.every > 1 {
+                files = self.runtime.block_on(sink.committer.join(files))?;
+            }
+            let positions = std::mem::take(&mut state.open.positions);
+            state.open.positions = positions.iter().map(|r| PositionRange { from: r.to, ..r.clone() }).collect();
+            let predecessor = state.pending.last().map_or(state.confirmed, |c| c.checkpoint);
+            state.pending.push(Committable {
+                checkpoint: f.number,
+                predecessor,
+                files,
+                rows: std::mem::take(&mut state.open.rows),
+                positions,
+                windows_ms: state.open.windows_ms.take(),
+                plugins: sink.plugins.clone(),
+            });
+        }
+        failpoint::hit(failpoint::CHECKPOINT_BEFORE_DURABLE);
+        self.runtime.block_on(self.log.publish(f.number, &next))?;
+        failpoint::hit(failpoint::CHECKPOINT_AFTER_DURABLE);
+        self.next_number = f.number + 1;
+        for (sink, state) in &next.sinks {
+            for committable in state.pending.iter().filter(|c| c.checkpoint == f.number) {
+                send_to(queues, sink, committable);
+            }
+        }
+        self.stats.checkpoint.store(f.number, Relaxed);
+        self.stats.checkpoint_at_ms.store(self.clock.now_ms(), Relaxed);
+        let took = u64::try_from(f.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.stats.checkpoint_took_ms.store(took, Relaxed);
+        (self.on_positions)(&next);
+        self.checkpoint = next;
+        let confirmed = self.checkpoint.sinks.iter().map(|(n, s)| (n.clone(), s.confirmed)).collect();
+        self.runtime.block_on(self.log.retain(confirmed));
+        Ok(())
+    }
+
+    fn operator_part(&mut self, next: &mut Checkpoint, task: TaskId, part: OperatorPart) {
+        if let Some(operator) = next.operators.get_mut(&*task.node) {
+            // all tasks of an operator see the same watermarks before the same barrier
+            operator.watermark_ms = match operator.watermark_ms {
+                Some(w) => part.watermark_ms.map(|p| p.min(w)).or(Some(w)),
+                None => part.watermark_ms,
+            };
+            operator.late_dropped += part.late_dropped;
+        }
+        let windows = self.files.entry(task).or_default();
+        windows.retain(|start, _| part.unchanged.contains(start));
+        for file in part.written {
+            windows.entry(file.window_start_ms).or_default().push(file);
+        }
+    }
+
+    fn confirmed(&mut self, c: Confirmed) -> Result<(), RunError> {
+        c.result?;
+        if let Some(state) = self.checkpoint.sinks.get_mut(&c.sink) {
+            state.confirmed = c.checkpoint;
+            state.pending.retain(|p| p.checkpoint > c.checkpoint);
+        }
+        self.stats.committed.store(c.checkpoint, Relaxed);
+        self.stats.committed_at_ms.store(self.clock.now_ms(), Relaxed);
+        self.stats.committed_rows_total.fetch_add(c.rows, Relaxed);
+        self.stats.committed_files_total.fetch_add(c.files as u64, Relaxed);
+        Ok(())
+    }
+}
+
+fn send_to(
+    queues: &BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>>,
+    sink: &str,
+    committable: &Committable,
+) {
+    if let Some(queue) = queues.get(sink) {
+        // a committer that is gone has said why: its error is among the confirmations
+        let _ = queue.send(committable.clone());
+    }
+}
+
+fn merge_prepared(into: &mut Prepared, part: Prepared) {
+    into.files.extend(part.files);
+    into.rows += part.rows;
+    into.windows_ms = span(into.windows_ms, part.windows_ms);
+}
+
+fn span(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {
+    match (a, b) {
+        (Some((s, e)), Some((t, f))) => Some((s.min(t), e.max(f))),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Extends the ranges to the new positions. A partition not seen before starts where its first checkpoint found it.
+fn cover(
+    ranges: &mut Vec<PositionRange>,
+    before: &BTreeMap<String, SourceState>,
+    after: &BTreeMap<String, SourceState>,
+) {
+    for (source, state) in after {
+        for p in &state.partitions {
+            let known = ranges.iter_mut().find(|r| r.source == *source && r.topic == p.topic && r.partition == p.partition);
+            match known {
+                Some(range) => range.to = p.position,
+                None => {
+                    let from = before
+                        .get(source)
+                        .and_then(|s| s.partitions.iter().find(|b| b.topic == p.topic && b.partition == p.partition))
+                        .map_or(0, |b| b.position);
+                    ranges.push(PositionRange {
+                        source: source.clone(),
+                        topic: p.topic.clone(),
+                        partition: p.partition,
+                        from,
+                        to: p.position,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What travels on an edge between two tasks, and between the tasks and the coordinator.
+
+use std::sync::Arc;
+
+use millrace_core::barrier::Barrier;
+use millrace_core::batch::RowSet;
+use millrace_core::checkpoint::{PartitionState, StateFile};
+use millrace_core::key::Keys;
+use millrace_core::watermark::Watermark;
+
+use crate::sink::Prepared;
+
+/// In-band: rows, progress of event time, checkpoint marks.
+#[derive(Clone, Debug)]
+pub enum Message {
+    Rows(Packet),
+    /// `time_ms == i64::MAX`: event time has come to its end, close every window
+    Watermark(Watermark),
+    Barrier(Barrier),
+}
+
+/// Rows for one task, with the keys of the whole batch where the receiver groups by key.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub rows: RowSet,
+    pub keys: Option<Arc<Keys>>,
+}
+
+/// Event time has come to its end.
+pub const END_OF_TIME: Watermark = Watermark { time_ms: Some(i64::MAX), idle: false };
+
+/// A task's name and number within its node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId {
+    pub node: Arc<str>,
+    pub task: usize,
+}
+
+impl std::fmt::Display for TaskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}]", self.node, self.task)
+    }
+}
+
+/// A task's part of a checkpoint.
+#[derive(Debug)]
+pub enum Part {
+    Source { partitions: Vec<PartitionState> },
+    Operator(OperatorPart),
+    Sink(Prepared),
+}
+
+#[derive(Debug)]
+pub struct OperatorPart {
+    pub watermark_ms: Option<i64>,
+    /// windows that stand as they were exported before
+    pub unchanged: Vec<i64>,
+    pub written: Vec<StateFile>,
+    pub late_dropped: u64,
+}
+
+/// From a task to the coordinator.
+#[derive(Debug)]
+pub enum Event {
+    Acknowledged { task: TaskId, checkpoint: u64, part: Part },
+    /// a bounded source task has read all that was there at the start
+    ReachedEnd { task: TaskId },
+    Ended { task: TaskId },
+    Failed { task: TaskId, error: RunError },
+}
+
+/// Why a run ends before its time, by whose fault it is.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// the pipeline file, its state or its tables do not fit together; the user decides
+    #[error("{0}")]
+    Spec(String),
+    /// the input; the message says which row
+    #[error("{0}")]
+    Data(String),
+    #[error("{0}")]
+    Plugin(String),
+    /// the world outside: broker, catalog, disk
+    #[error("{0}")]
+    External(String),
+    /// a newer process has taken the pipeline over
+    #[error("{0}")]
+    Fenced(String),
+    /// a defect of Millrace
+    #[error("internal error (please report it): {0}")]
+    Internal(String),
+}
+
+impl From<crate::plugin::PluginError> for RunError {
+    fn from(error: crate::plugin::PluginError) -> Self {
+        Self::Plugin(error.to_string())
+    }
+}
+
+impl From<crate::sink::SinkError> for RunError {
+    fn from(error: crate::sink::SinkError) -> Self {
+        Self::External(error.to_string())
+    }
+}
+
+impl From<arrow_schema::ArrowError> for RunError {
+    fn from(error: arrow_schema::ArrowError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,355 @@
+//! The real world's parts of a run, made from the checked pipeline: connectors, decoders, plugins, sinks, and the
+//! checkpoint store behind the traits that the tasks and the coordinator know.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use crossbeam_channel::Sender;
+use millrace_core::checkpoint::{Checkpoint, Entry, StateFile};
+use millrace_core::schema::Schema;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use super::aggregate_task::{Export, StateUploader};
+use super::coordinator::CheckpointLog;
+use super::message::{Event, OperatorPart, Part, RunError};
+use super::run::{AggregationNode, Parts, SinkNode, SourceNode, StateReader};
+use super::stats::RunStats;
+use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
+use crate::cli::open::Opened;
+use crate::clock::{Clock, SystemClock};
+use crate::decode::Decoder;
+use crate::decode::json::JsonDecoder;
+use crate::sink::console::ConsoleSink;
+use crate::sink::file::FileSink;
+use crate::sink::iceberg::IcebergSink;
+use crate::sink::kafka::KafkaSink;
+use crate::sink::{SinkCommitter, SinkWriter};
+use crate::source::Connector;
+use crate::source::generator::GeneratorConnector;
+use crate::source::kafka::KafkaConnector;
+use crate::spec::model::{
+    AggregationSpec, ConnectorSpec, Format, IcebergSinkSpec, Location, Pipeline, SinkKind, SinkSpec, SourceSpec,
+};
+
+impl From<CheckpointError> for RunError {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Fenced { .. } => Self::Fenced(error.to_string()),
+            other => Self::External(other.to_string()),
+        }
+    }
+}
+
+/// Opens everything that a run needs. Claims the checkpoint log; tables are claimed by the run itself.
+pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool) -> Result<Parts, RunError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if fresh {
+        empty_location(&pipeline.checkpoint.location)?;
+    }
+    let store = Arc::new(CheckpointStore::open(&pipeline.checkpoint.location, &pipeline.name)?);
+    let schema_of = |node: &str| opened.resolved.output.get(node).cloned().unwrap_or_default();
+    let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
+
+    let mut sinks = Vec::new();
+    let mut tables = Vec::new();
+    for (name, spec) in &pipeline.sinks {
+        let (node, claim) = open_sink(pipeline, name, spec, &input_of, runtime)?;
+        if let Some(claim) = claim {
+            tables.push((name.clone(), claim));
+        }
+        sinks.push(node);
+    }
+    let claimed = runtime.block_on(store.claim(&tables, clock.now_ms()))?;
+    info!(
+        pipeline = pipeline.name,
+        generation = claimed.generation,
+        from = claimed.restored.as_ref().map_or("the beginning".to_owned(), |r| format!("checkpoint {}", r.number)),
+        "claimed"
+    );
+    let restored = claimed.restored.and_then(|record| match record.entry {
+        Entry::Checkpoint(checkpoint) => Some(checkpoint),
+        Entry::Claim => None,
+    });
+    for (digest, bytes) in &opened.plugin_bytes {
+        runtime.block_on(store.put_plugin(digest, bytes.clone().into()))?;
+    }
+    let started_ms = restored
+        .as_ref()
+        .map(|c| c.incarnation_started_ms)
+        .filter(|ms| *ms != 0)
+        .unwrap_or_else(|| clock.now_ms());
+    let sources = pipeline
+        .sources
+        .iter()
+        .map(|(name, spec)| open_source(name, spec, started_ms))
+        .collect::<Result<Vec<_>, _>>()?;
+    let aggregations = pipeline
+        .aggregations
+        .iter()
+        .map(|(name, spec)| open_aggregation(name, spec, opened, input_of(name), schema_of(name)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let nodes = pipeline.sources.iter().map(|(n, _)| n);
+    let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
+    let stats = Arc::new(RunStats::new(nodes.map(|n| Arc::from(n.as_str()))));
+    let fence = claimed.owner.fence().clone();
+    let next_number = claimed.owner.next_number();
+    let log = Log {
+        store: Arc::clone(&store),
+        owner: Mutex::new(Some(claimed.owner)),
+        retain: pipeline.checkpoint.retain,
+        clock: Arc::clone(&clock),
+    };
+    let mut restored = restored;
+    if let Some(checkpoint) = &mut restored {
+        checkpoint.incarnation_started_ms = started_ms;
+    } else {
+        restored = Some(Checkpoint { incarnation_started_ms: started_ms, ..Checkpoint::default() });
+    }
+    Ok(Parts {
+        pipeline: pipeline.clone(),
+        sources,
+        aggregations,
+        sinks,
+        fence,
+        next_number,
+        restored,
+        log: Arc::new(log),
+        uploader: Arc::new(Uploader { store: Arc::clone(&store), runtime: runtime.clone() }),
+        reader: Arc::new(Reader { store, runtime: runtime.clone() }),
+        clock,
+        runtime: runtime.clone(),
+        stats,
+    })
+}
+
+/// `--fresh`: the log is moved aside, never deleted.
+fn empty_location(location: &Location) -> Result<(), RunError> {
+    match location {
+        Location::Local(path) => {
+            if !path.exists() {
+                return Ok(());
+            }
+            let stamp = SystemClock.now_ms();
+            let mut aside = path.as_os_str().to_owned();
+            aside.push(format!(".before-fresh-{stamp}"));
+            std::fs::rename(path, &aside).map_err(|e| {
+                RunError::External(format!("--fresh: cannot move {} aside: {e}", path.display()))
+            })?;
+            warn!(moved_to = %std::path::Path::new(&aside).display(), "--fresh: the former checkpoints were moved aside");
+            Ok(())
+        }
+        Location::ObjectStore { url, .. } => Err(RunError::Spec(format!(
+            "--fresh works on local checkpoint locations; for {url} choose another `checkpoint.location`"
+        ))),
+    }
+}
+
+fn open_source(name: &str, spec: &SourceSpec, started_ms: i64) -> Result<SourceNode, RunError> {
+    let external = |e: crate::source::SourceError| RunError::External(format!("source `{name}`: {e}"));
+    let connector: Arc<dyn Connector> = match &spec.connector {
+        ConnectorSpec::Kafka(kafka) => Arc::new(KafkaConnector::new(name, kafka).map_err(external)?),
+        ConnectorSpec::Generator(generator) => {
+            Arc::new(GeneratorConnector::new(name, generator, started_ms).map_err(external)?)
+        }
+    };
+    let (schema, event_time, format) = (spec.schema.clone(), spec.event_time.clone(), spec.format);
+    let node = name.to_owned();
+    Ok(SourceNode {
+        name: Arc::from(name),
+        spec: spec.clone(),
+        connector,
+        decoder: Box::new(move || {
+            let decoder: Box<dyn Decoder> = match format {
+                Format::Json => Box::new(
+                    JsonDecoder::new(&schema, &event_time)
+                        .map_err(|e| RunError::Spec(format!("source `{node}`: {e}")))?,
+                ),
+            };
+            Ok(decoder)
+        }),
+    })
+}
+
+fn open_aggregation(
+    name: &str,
+    spec: &AggregationSpec,
+    opened: &Opened,
+    input: Schema,
+    output: Schema,
+) -> Result<AggregationNode, RunError> {
+    let factory = opened
+        .factories
+        .get(&spec.plugin)
+        .cloned()
+        .ok_or_else(|| RunError::Internal(format!("plugin `{}` was not opened", spec.plugin)))?;
+    Ok(AggregationNode {
+        name: Arc::from(name),
+        spec: spec.clone(),
+        factory,
+        input,
+        output,
+    })
+}
+
+type FoundClaim = Option<millrace_core::commit::Claim>;
+
+fn open_sink(
+    pipeline: &Pipeline,
+    name: &str,
+    spec: &SinkSpec,
+    input_of: &dyn Fn(&str) -> Schema,
+    runtime: &Handle,
+) -> Result<(SinkNode, FoundClaim), RunError> {
+    let input = input_of(name);
+    let plain = |writer: Box<dyn Fn(usize) -> Result<Box<dyn SinkWriter>, RunError>>| SinkNode {
+        name: Arc::from(name),
+        inputs: spec.inputs.clone(),
+        tasks: 1,
+        writer,
+        committer: None,
+        partition: None,
+        every: 1,
+    };
+    let node = name.to_owned();
+    Ok(match &spec.kind {
+        SinkKind::Iceberg(iceberg) => return open_iceberg(pipeline, name, spec, iceberg, &input, runtime),
+        SinkKind::Kafka(kafka) => {
+            let kafka = kafka.clone();
+            (plain(Box::new(move |task| Ok(Box::new(KafkaSink::new(&kafka, &node, task)?)))), None)
+        }
+        SinkKind::File(file) => {
+            let file = file.clone();
+            (plain(Box::new(move |task| Ok(Box::new(FileSink::new(&file, &node, task)?)))), None)
+        }
+        SinkKind::Console => (plain(Box::new(move |_| Ok(Box::new(ConsoleSink::new(&node))))), None),
+    })
+}
+
+fn open_iceberg(
+    pipeline: &Pipeline,
+    name: &str,
+    spec: &SinkSpec,
+    iceberg: &IcebergSinkSpec,
+    input: &Schema,
+    runtime: &Handle,
+) -> Result<(SinkNode, FoundClaim), RunError> {
+    let catalog = pipeline
+        .catalogs
+        .get(&iceberg.catalog)
+        .ok_or_else(|| RunError::Internal(format!("catalog `{}` is not in the pipeline", iceberg.catalog)))?;
+    let opened = runtime
+        .block_on(crate::catalog::open_catalog(catalog))
+        .map_err(|e| RunError::External(format!("catalog `{}`: {e:#}", iceberg.catalog)))?;
+    let sink = runtime.block_on(IcebergSink::open(&pipeline.name, name, iceberg, opened, input, runtime.clone()))?;
+    let claim = sink.found_claim()?;
+    // Results are few: one task writes them to one file a commit. Events are many.
+    let from_sources = spec.inputs.iter().any(|i| pipeline.sources.iter().any(|(source, _)| source == i));
+    let every = iceberg.commit_interval_ms.checked_div(pipeline.checkpoint.interval_ms).unwrap_or(1).max(1);
+    let (writers, hasher) = (Arc::clone(&sink), Arc::clone(&sink));
+    let node = SinkNode {
+        name: Arc::from(name),
+        inputs: spec.inputs.clone(),
+        tasks: if from_sources { pipeline.parallelism.max(1) } else { 1 },
+        writer: Box::new(move |task| Ok(writers.writer(task))),
+        committer: Some(Arc::clone(&sink) as Arc<dyn SinkCommitter>),
+        partition: Some(Arc::new(move |batch| Ok(hasher.partition_hash(&batch.rows)?))),
+        every: u32::try_from(every).unwrap_or(u32::MAX),
+    };
+    Ok((node, claim))
+}
+
+/// The checkpoint log behind the coordinator.
+struct Log {
+    store: Arc<CheckpointStore>,
+    /// taken out while a record is being published
+    owner: Mutex<Option<Owner>>,
+    retain: usize,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl CheckpointLog for Log {
+    async fn publish(&self, number: u64, checkpoint: &Checkpoint) -> Result<(), RunError> {
+        let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut owner = owner.ok_or_else(|| RunError::Internal("two checkpoints are published at once".into()))?;
+        let record = self.store.checkpoint_record(&owner, checkpoint.clone(), self.clock.now_ms());
+        let published = if record.number == number {
+            self.store.publish_checkpoint(&mut owner, &record).await.map(|_| ()).map_err(RunError::from)
+        } else {
+            Err(RunError::Internal(format!("checkpoint {number} would be published as {}", record.number)))
+        };
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
+        published
+    }
+
+    async fn retain(&self, confirmed: BTreeMap<String, u64>) {
+        let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(owner) = owner else { return };
+        if let Err(error) = self.store.retain(&owner, self.retain, &confirmed).await {
+            warn!("old checkpoints could not be removed: {error}");
+        }
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
+    }
+}
+
+struct Reader {
+    store: Arc<CheckpointStore>,
+    runtime: Handle,
+}
+
+impl StateReader for Reader {
+    fn read(&self, file: &StateFile) -> Result<Vec<arrow_array::RecordBatch>, RunError> {
+        Ok(self.runtime.block_on(self.store.read_state_file(file))?)
+    }
+}
+
+/// Encodes on blocking threads, uploads, acknowledges.
+struct Uploader {
+    store: Arc<CheckpointStore>,
+    runtime: Handle,
+}
+
+impl StateUploader for Uploader {
+    fn submit(&self, export: Export, events: Sender<Event>) {
+        let store = Arc::clone(&self.store);
+        self.runtime.spawn(async move {
+            let task = export.task.clone();
+            let event = match upload(&store, export).await {
+                Ok(event) => event,
+                Err(error) => Event::Failed { task, error },
+            };
+            // a run that is over has no receiver left
+            let _ = events.send(event);
+        });
+    }
+}
+
+async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunError> {
+    let mut written = Vec::with_capacity(export.windows.len());
+    for window in export.windows {
+        if window.batches.is_empty() {
+            continue;
+        }
+        let part = StatePart {
+            operator: export.task.node.to_string(),
+            first_key_group: export.key_groups.0,
+            last_key_group: export.key_groups.1.saturating_sub(1),
+            window_start_ms: window.window.start_ms,
+            window_end_ms: window.window.end_ms,
+            batches: window.batches,
+        };
+        let encoded = tokio::task::spawn_blocking(move || encode_state(&part))
+            .await
+            .map_err(|e| RunError::Internal(format!("encoding state: {e}")))??;
+        written.push(store.upload_state(export.checkpoint, encoded).await?);
+    }
+    let part = Part::Operator(OperatorPart {
+        watermark_ms: export.watermark_ms,
+        unchanged: export.unchanged,
+        written,
+        late_dropped: export.late_dropped,
+    });
+    Ok(Event::Acknowledged { task: export.task, checkpoint: export.checkpoint, part })
+}

@@ -1,0 +1,275 @@
+//! What a restart takes over from a checkpoint, or why not.
+//!
+//! Pure decisions over the pipeline file and the checkpoint; every refusal names what does not fit and the command that
+//! would go on. Nothing is ever reset silently.
+
+use std::collections::BTreeSet;
+
+use millrace_core::checkpoint::{Checkpoint, OperatorState, StateFile};
+use millrace_core::key::{self, KeyGroup};
+
+use super::message::RunError;
+
+/// What the pipeline file asks for now, in the checkpoint's terms.
+pub struct Wanted<'a> {
+    pub sources: BTreeSet<&'a str>,
+    /// name → the operator as it would be written today (no files, no watermark)
+    pub operators: Vec<(&'a str, &'a OperatorState)>,
+    pub sinks: BTreeSet<&'a str>,
+}
+
+/// Compares; removes from the checkpoint what the user has said to drop. Returns notes for the log.
+pub fn reconcile(
+    checkpoint: &mut Checkpoint,
+    wanted: &Wanted<'_>,
+    drop_state: &BTreeSet<String>,
+) -> Result<Vec<String>, RunError> {
+    let mut problems = Vec::new();
+    let mut notes = Vec::new();
+    for name in drop_state {
+        let found = checkpoint.operators.remove(name).is_some()
+            | checkpoint.sources.remove(name).is_some()
+            | checkpoint.sinks.remove(name).is_some();
+        notes.push(if found {
+            format!("state of `{name}` dropped, as asked for")
+        } else {
+            format!("--drop-state {name}: the checkpoint has no state of that name")
+        });
+    }
+    for name in checkpoint.operators.keys() {
+        match wanted.operators.iter().find(|(n, _)| n == name) {
+            None => problems.push(format!(
+                "the checkpoint holds state of operator `{name}`, which the pipeline file no longer has\n  hint: put it \
+                 back, or `--drop-state {name}` to go on without that state"
+            )),
+            Some((_, now)) => {
+                if let Some(then) = checkpoint.operators.get(name) {
+                    compare_operator(name, then, now, &mut problems, &mut notes);
+                }
+            }
+        }
+    }
+    for name in checkpoint.sources.keys() {
+        if !wanted.sources.contains(name.as_str()) {
+            problems.push(format!(
+                "the checkpoint holds positions of source `{name}`, which the pipeline file no longer has\n  hint: put it \
+                 back, or `--drop-state {name}` to forget how far it was read"
+            ));
+        }
+    }
+    for (name, sink) in &checkpoint.sinks {
+        if !wanted.sinks.contains(name.as_str()) {
+            let waiting = sink.pending.len();
+            problems.push(format!(
+                "the checkpoint holds {waiting} commit(s) of sink `{name}` that may not be in its table yet; the pipeline \
+                 file no longer has that sink\n  hint: put it back for one run, or `--drop-state {name}` to give them up"
+            ));
+        }
+    }
+    if problems.is_empty() {
+        Ok(notes)
+    } else {
+        Err(RunError::Spec(format!("the last checkpoint does not fit this pipeline file:\n- {}", problems.join("\n- "))))
+    }
+}
+
+fn compare_operator(
+    name: &str,
+    then: &OperatorState,
+    now: &OperatorState,
+    problems: &mut Vec<String>,
+    notes: &mut Vec<String>,
+) {
+    let choices = format!(
+        "hint: change it back, or stop the old pipeline with its windows closed (`run --until-end`), or \
+         `--drop-state {name}` to begin `{name}` with empty windows"
+    );
+    if then.key != now.key {
+        let list = |fields: &[millrace_core::schema::Field]| {
+            fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        problems.push(format!(
+            "the key of `{name}` was ({}) and is now ({}): its groups cannot be found again\n  {choices}",
+            list(&then.key),
+            list(&now.key)
+        ));
+    }
+    if then.window != now.window {
+        problems.push(format!(
+            "the window of `{name}` was {} and is now {}\n  {choices}",
+            then.window, now.window
+        ));
+    }
+    let (Some(old), Some(new)) = (&then.plugin, &now.plugin) else { return };
+    if old.sha256 == new.sha256 && old.config == new.config {
+        return;
+    }
+    if old.name != new.name {
+        problems.push(format!(
+            "`{name}` ran plugin `{}`, the file names plugin `{}`: state of one is not state of the other\n  {choices}",
+            old.name, new.name
+        ));
+        return;
+    }
+    if then.state == now.state && old.config == new.config {
+        notes.push(format!(
+            "plugin of `{name}` swapped at the start: {} {} → {} {}; state schema and configuration are identical, state taken over",
+            old.version,
+            short(&old.sha256),
+            new.version,
+            short(&new.sha256)
+        ));
+        return;
+    }
+    if then.state != now.state {
+        let list = |s: &millrace_core::schema::Schema| {
+            s.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        problems.push(format!(
+            "the state of `{name}` was ({}) and its plugin {} {} now keeps ({}): migration is not supported yet\n  {choices}",
+            list(&then.state),
+            new.name,
+            new.version,
+            list(&now.state)
+        ));
+    } else {
+        problems.push(format!(
+            "the configuration of `{name}` was {} and is now {}: its state may mean something else\n  {choices}",
+            old.config, new.config
+        ));
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+/// A state file that a task reads at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileForTask {
+    pub file: StateFile,
+    /// it holds groups of this task only, so that later checkpoints may refer to it
+    pub clean: bool,
+}
+
+/// Which files each task reads: those whose key groups meet its own.
+pub fn files_by_task(files: &[StateFile], tasks: usize) -> Vec<Vec<FileForTask>> {
+    (0..tasks)
+        .map(|task| {
+            let (first, end) = key::key_group_range(task, tasks);
+            let last = end.saturating_sub(1);
+            files
+                .iter()
+                .filter(|f| end > first && f.first_key_group <= last && f.last_key_group >= first)
+                .map(|f| FileForTask {
+                    file: f.clone(),
+                    clean: f.first_key_group >= first && f.last_key_group <= last,
+                })
+                .collect()
+        })
+        .collect()
+}
+
+/// Whether a key belongs to a task's key groups `[first, end)`.
+pub fn owns(range: (KeyGroup, KeyGroup), hash: u64) -> bool {
+    (range.0..range.1).contains(&key::key_group(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_core::checkpoint::PluginRef;
+    use millrace_core::schema::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn operator() -> OperatorState {
+        OperatorState {
+            key: vec![Field::new("campaign_id", DataType::String, false)],
+            window: "tumbling 300000".into(),
+            plugin: Some(PluginRef {
+                name: "m".into(),
+                version: "1.0.0".into(),
+                sha256: "aa".repeat(32),
+                config: "{}".into(),
+            }),
+            state: Schema::new(vec![Field::new("n", DataType::Long, false)]),
+            ..OperatorState::default()
+        }
+    }
+
+    fn checkpoint(operator: OperatorState) -> Checkpoint {
+        let mut c = Checkpoint::default();
+        c.operators.insert("metrics".into(), operator);
+        c
+    }
+
+    fn reconcile_with(now: &OperatorState, drop: &[&str]) -> Result<Vec<String>, String> {
+        let wanted = Wanted { sources: BTreeSet::new(), operators: vec![("metrics", now)], sinks: BTreeSet::new() };
+        let drop = drop.iter().map(|s| (*s).to_owned()).collect();
+        reconcile(&mut checkpoint(operator()), &wanted, &drop).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_same_operator_is_taken_over_without_a_word() {
+        assert_eq!(reconcile_with(&operator(), &[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn another_build_with_the_same_state_is_taken_over_and_logged() {
+        let mut now = operator();
+        now.plugin.as_mut().unwrap().sha256 = "bb".repeat(32);
+        assert!(reconcile_with(&now, &[]).unwrap()[0].contains("swapped at the start"));
+    }
+
+    #[test]
+    fn changed_key_window_state_config_or_plugin_is_refused_with_the_way_on() {
+        let change: [fn(&mut OperatorState); 5] = [
+            |o| o.key = vec![Field::new("user_id", DataType::String, false)],
+            |o| o.window = "tumbling 60000".into(),
+            |o| {
+                o.state = Schema::default();
+                o.plugin.as_mut().unwrap().sha256 = "bb".into();
+            },
+            |o| o.plugin.as_mut().unwrap().config = "{\"a\":1}".into(),
+            |o| {
+                o.plugin.as_mut().unwrap().name = "other".into();
+                o.plugin.as_mut().unwrap().sha256 = "bb".into();
+            },
+        ];
+        for change in change {
+            let mut now = operator();
+            change(&mut now);
+            assert!(reconcile_with(&now, &[]).unwrap_err().contains("--drop-state metrics"));
+            assert!(reconcile_with(&now, &["metrics"]).is_ok());
+        }
+    }
+
+    #[test]
+    fn state_that_nothing_wants_is_refused() {
+        let wanted = Wanted { sources: BTreeSet::new(), operators: vec![], sinks: BTreeSet::new() };
+        assert!(reconcile(&mut checkpoint(operator()), &wanted, &BTreeSet::new()).is_err());
+    }
+
+    #[test]
+    fn a_file_is_clean_only_for_the_task_that_has_all_of_it() {
+        let file = |first, last| StateFile {
+            path: format!("{first}-{last}"),
+            bytes: 1,
+            sha256: String::new(),
+            first_key_group: first,
+            last_key_group: last,
+            window_start_ms: 0,
+            window_end_ms: 1,
+            groups: 1,
+            written_by: 1,
+        };
+        let files = [file(0, 63), file(64, 127)];
+        let same = files_by_task(&files, 2);
+        assert!(same.iter().all(|f| f.len() == 1 && f[0].clean));
+        let one = files_by_task(&files, 1);
+        assert!(one[0].len() == 2 && one[0].iter().all(|f| f.clean));
+        let three = files_by_task(&files, 3);
+        assert!(three.iter().map(Vec::len).sum::<usize>() == 4);
+        assert!(three.iter().flatten().all(|f| !f.clean));
+    }
+}

@@ -1,0 +1,643 @@
+//! One run from start to end: what was restored becomes tasks on threads, the coordinator runs until it is over.
+//!
+//! The order of a start is the order of trust: the checkpoint log is claimed first (a newer process fences an older
+//! one), then every table (so that nobody else commits), then state is read, and only then is a message fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef, SinkState, StateFile};
+use millrace_core::commit::Fence;
+use millrace_core::key;
+use millrace_core::schema::Schema;
+use millrace_core::watermark::PartitionTime;
+use millrace_core::window::Tumbling;
+use tracing::{info, warn};
+
+use super::aggregate_task::{AggregateTask, InputColumn, RestoredWindow, ResultObserver, StateUploader};
+use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
+use super::edge::{Exchange, Inbox, Output, PartitionHash, connect};
+use super::failures::Failures;
+use super::message::{Event, Message, RunError, TaskId};
+use super::monitor::{Known, Monitor, Partitions};
+use super::restore::{self, Wanted};
+use super::sink_task::SinkTask;
+use super::source_task::{Assigned, Command, Drift, PartitionProgress, SourceTask, retry};
+use super::stats::{RunStats, UNKNOWN};
+use crate::clock::Clock;
+use crate::decode::Decoder;
+use crate::failpoint;
+use crate::plugin::{Aggregator, AggregatorFactory};
+use crate::sink::{SinkCommitter, SinkWriter};
+use crate::source::{Connector, StartAt, Waker};
+use crate::spec::model::{AggregationSpec, Pipeline, SourceSpec, Start, WindowSpec};
+
+/// A source, ready to be read.
+pub struct SourceNode {
+    pub name: Arc<str>,
+    pub spec: SourceSpec,
+    pub connector: Arc<dyn Connector>,
+    /// one decoder a task
+    pub decoder: Box<dyn Fn() -> Result<Box<dyn Decoder>, RunError>>,
+}
+
+pub struct AggregationNode {
+    pub name: Arc<str>,
+    pub spec: AggregationSpec,
+    pub factory: Arc<dyn AggregatorFactory>,
+    pub input: Schema,
+    pub output: Schema,
+}
+
+/// A sink, its table claimed when it has one.
+pub struct SinkNode {
+    pub name: Arc<str>,
+    pub inputs: Vec<String>,
+    pub tasks: usize,
+    pub writer: Box<dyn Fn(usize) -> Result<Box<dyn SinkWriter>, RunError>>,
+    pub committer: Option<Arc<dyn SinkCommitter>>,
+    pub partition: Option<PartitionHash>,
+    /// checkpoints per commit
+    pub every: u32,
+}
+
+/// Reads the state files of a checkpoint.
+pub trait StateReader: Send + Sync {
+    fn read(&self, file: &StateFile) -> Result<Vec<arrow_array::RecordBatch>, RunError>;
+}
+
+/// Everything a run is made of, handed in.
+pub struct Parts {
+    pub pipeline: Pipeline,
+    pub sources: Vec<SourceNode>,
+    pub aggregations: Vec<AggregationNode>,
+    pub sinks: Vec<SinkNode>,
+    pub fence: Fence,
+    pub next_number: u64,
+    /// none: a fresh start
+    pub restored: Option<Checkpoint>,
+    pub log: Arc<dyn CheckpointLog>,
+    pub uploader: Arc<dyn StateUploader>,
+    pub reader: Arc<dyn StateReader>,
+    pub clock: Arc<dyn Clock>,
+    pub runtime: tokio::runtime::Handle,
+    pub stats: Arc<RunStats>,
+}
+
+#[derive(Default)]
+pub struct RunOptions {
+    pub until_end: bool,
+    pub keep_open: bool,
+    pub drop_state: BTreeSet<String>,
+    /// source → where to read from instead of what the checkpoint says
+    pub reset_offsets: BTreeMap<String, Start>,
+    pub observer: Option<ResultObserver>,
+}
+
+/// The window of an operator as a checkpoint names it. Frozen: a change reads as "the window has changed".
+pub fn window_name(spec: &AggregationSpec) -> String {
+    match spec.window {
+        WindowSpec::Tumbling { size_ms, offset_ms } => {
+            format!("tumbling size {size_ms} ms offset {offset_ms} ms lateness {} ms", spec.allowed_lateness_ms)
+        }
+    }
+}
+
+type Thread = JoinHandle<()>;
+
+/// Runs the pipeline until it is stopped, comes to its end, or fails.
+pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Result<Finished, RunError> {
+    let started = Instant::now();
+    let tasks = parts.pipeline.parallelism.max(1);
+    let mut checkpoint = parts.restored.take().unwrap_or_default();
+    if checkpoint.incarnation_started_ms == 0 {
+        checkpoint.incarnation_started_ms = parts.clock.now_ms();
+    }
+    let plugins = open_plugins(&parts, tasks)?;
+    let operators = operator_states(&parts, &plugins);
+    let wanted = Wanted {
+        sources: parts.sources.iter().map(|s| &*s.name).collect(),
+        operators: operators.iter().map(|(n, o)| (n.as_str(), o)).collect(),
+        sinks: parts.sinks.iter().map(|s| &*s.name).collect(),
+    };
+    for note in restore::reconcile(&mut checkpoint, &wanted, &options.drop_state)? {
+        info!("{note}");
+    }
+    claim_tables(&parts, &mut checkpoint)?;
+    failpoint::hit(failpoint::CLAIM_AFTER);
+
+    let (events, event_receiver) = unbounded();
+    let stop = Arc::new(AtomicBool::new(false));
+    let paused = Arc::new(AtomicBool::new(false));
+    let mut graph = wire(&parts, tasks);
+    let mut threads: Vec<Thread> = Vec::new();
+    let mut all_tasks = BTreeSet::new();
+
+    for sink in &parts.sinks {
+        for task in 0..sink.tasks {
+            let id = TaskId { node: Arc::clone(&sink.name), task };
+            let inbox = Inbox::new(graph.inputs(&sink.name, task));
+            if inbox.inputs() == 0 {
+                continue;
+            }
+            all_tasks.insert(id.clone());
+            let sink_task = SinkTask {
+                id: id.clone(),
+                inbox,
+                writer: (sink.writer)(task)?,
+                events: events.clone(),
+                stats: parts.stats.node(&sink.name),
+            };
+            threads.push(spawn(id, &events, move || sink_task.run())?);
+        }
+    }
+
+    let mut files: BTreeMap<TaskId, BTreeMap<i64, Vec<StateFile>>> = BTreeMap::new();
+    let mut gauges: Vec<Arc<AtomicI64>> = Vec::new();
+    for (node, instances) in parts.aggregations.iter().zip(plugins) {
+        let state = checkpoint.operators.get(&*node.name).cloned().unwrap_or_default();
+        let by_task = restore::files_by_task(&state.files, tasks);
+        for (task, (plugin, wanted_files)) in instances.into_iter().zip(by_task).enumerate() {
+            let id = TaskId { node: Arc::clone(&node.name), task };
+            all_tasks.insert(id.clone());
+            let range = key::key_group_range(task, tasks);
+            let mut windows: BTreeMap<i64, RestoredWindow> = BTreeMap::new();
+            let known = files.entry(id.clone()).or_default();
+            for wanted in wanted_files {
+                let start_ms = wanted.file.window_start_ms;
+                let batches = parts.reader.read(&wanted.file)?;
+                let batches = if wanted.clean { batches } else { own_groups(&batches, node.spec.key.len(), range)? };
+                let window =
+                    windows.entry(start_ms).or_insert(RestoredWindow { start_ms, batches: Vec::new(), clean: true });
+                window.batches.extend(batches);
+                window.clean &= wanted.clean;
+                if wanted.clean {
+                    known.entry(start_ms).or_default().push(wanted.file);
+                }
+            }
+            // A window with a file that other tasks share is written anew by the next checkpoint.
+            known.retain(|start, _| windows.get(start).is_some_and(|w| w.clean));
+            let gauge = Arc::new(AtomicI64::new(state.watermark_ms.unwrap_or(UNKNOWN)));
+            gauges.push(Arc::clone(&gauge));
+            let stats = parts.stats.node(&node.name);
+            let late_dropped = if task == 0 { state.late_dropped } else { 0 };
+            let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window;
+            let aggregate = AggregateTask {
+                id: id.clone(),
+                inbox: Inbox::new(graph.inputs(&node.name, task)),
+                outputs: graph.outputs(&node.name, task),
+                late_outputs: graph.outputs(&format!("{}.late", node.name), task),
+                failures: Failures::new(
+                    Arc::clone(&node.name),
+                    "aggregation",
+                    node.spec.on_error,
+                    node.spec.consecutive_limit,
+                    graph.outputs(&format!("{}.errors", node.name), task),
+                    Arc::clone(&stats),
+                ),
+                events: events.clone(),
+                input: input_columns(node, &*plugin),
+                plugin,
+                window: Tumbling::new(size_ms, offset_ms),
+                allowed_lateness_ms: i64::try_from(node.spec.allowed_lateness_ms).unwrap_or(i64::MAX),
+                key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
+                output_schema: node.output.to_arrow(),
+                key_groups: range,
+                uploader: Arc::clone(&parts.uploader),
+                stats,
+                watermark_gauge: gauge,
+                observer: options.observer.clone(),
+            };
+            let restored: Vec<RestoredWindow> = windows.into_values().collect();
+            let watermark_ms = state.watermark_ms;
+            threads.push(spawn(id, &events, move || aggregate.run(watermark_ms, late_dropped, restored))?);
+        }
+    }
+
+    let drift = Arc::new(Drift::new(tasks * parts.sources.len()));
+    let mut source_handles = Vec::new();
+    let mut monitors = Vec::new();
+    let mut all_partitions: Vec<Partitions> = Vec::new();
+    for (number, node) in parts.sources.iter().enumerate() {
+        let (assigned, partitions) = assign(node, &checkpoint, &options, tasks)?;
+        let mut handles = Vec::new();
+        for (task, assigned) in assigned.into_iter().enumerate() {
+            let id = TaskId { node: Arc::clone(&node.name), task };
+            all_tasks.insert(id.clone());
+            let (commands, command_receiver) = unbounded();
+            let waker = Arc::<Waker>::default();
+            handles.push((commands.clone(), Arc::clone(&waker)));
+            source_handles.push((id.clone(), commands, Arc::clone(&waker)));
+            let stats = parts.stats.node(&node.name);
+            let source = SourceTask {
+                id: id.clone(),
+                connector: Arc::clone(&node.connector),
+                decoder: (node.decoder)()?,
+                watermark: node.spec.watermark,
+                metadata: node.spec.metadata.clone(),
+                output_schema: node.spec.output.to_arrow(),
+                outputs: graph.outputs(&node.name, task),
+                failures: Failures::new(
+                    Arc::clone(&node.name),
+                    "source",
+                    node.spec.on_error,
+                    node.spec.consecutive_limit,
+                    graph.outputs(&format!("{}.errors", node.name), task),
+                    Arc::clone(&stats),
+                ),
+                commands: command_receiver,
+                events: events.clone(),
+                waker,
+                clock: Arc::clone(&parts.clock),
+                started,
+                stats,
+                drift: Arc::clone(&drift),
+                drift_slot: number * tasks + task,
+                paused: Arc::clone(&paused),
+                bounded: options.until_end,
+            };
+            threads.push(spawn(id, &events, move || source.run(assigned))?);
+        }
+        let monitor_waker = Arc::<Waker>::default();
+        let monitor = Monitor {
+            source: Arc::clone(&node.name),
+            connector: Arc::clone(&node.connector),
+            partitions: Arc::clone(&partitions),
+            tasks: handles,
+            events: events.clone(),
+            started,
+            stop: Arc::clone(&stop),
+            waker: Arc::clone(&monitor_waker),
+            discover: !options.until_end,
+        };
+        all_partitions.push(partitions);
+        let name = format!("monitor-{}", node.name);
+        let thread = std::thread::Builder::new().name(name).spawn(move || monitor.run());
+        monitors.push((thread.map_err(|e| RunError::External(format!("cannot start a thread: {e}")))?, monitor_waker));
+    }
+    drop(graph);
+    let gauge_stop = Arc::clone(&stop);
+    let gauge_waker = Arc::<Waker>::default();
+    let gauge_thread = watch_gauges(&parts.stats, gauges, all_partitions, gauge_stop, &gauge_waker)?;
+    drop(events);
+
+    let plugin_digests: BTreeMap<String, String> =
+        operators.iter().filter_map(|(n, o)| o.plugin.as_ref().map(|p| (n.clone(), p.sha256.clone()))).collect();
+    let sinks = parts
+        .sinks
+        .iter()
+        .filter_map(|s| {
+            let committer = s.committer.clone()?;
+            let plugins = plugin_digests
+                .iter()
+                .filter(|(operator, _)| s.inputs.iter().any(|i| i == *operator))
+                .map(|(a, b)| (a.clone(), b.clone()))
+                .collect();
+            Some((s.name.to_string(), CommittingSink { committer, every: s.every, plugins }))
+        })
+        .collect();
+    let connectors: Vec<(Arc<str>, Arc<dyn Connector>)> =
+        parts.sources.iter().map(|s| (Arc::clone(&s.name), Arc::clone(&s.connector))).collect();
+    let spec = &parts.pipeline.checkpoint;
+    let coordinator = Coordinator {
+        log: Arc::clone(&parts.log),
+        runtime: parts.runtime.clone(),
+        fence: parts.fence.clone(),
+        next_number: parts.next_number,
+        interval: Duration::from_millis(spec.interval_ms),
+        timeout: Duration::from_millis(spec.timeout_ms),
+        min_pause: Duration::from_millis(spec.min_pause_ms),
+        tasks: all_tasks,
+        sources: source_handles,
+        events: event_receiver,
+        orders,
+        sinks,
+        checkpoint,
+        operators,
+        files,
+        paused,
+        stats: Arc::clone(&parts.stats),
+        clock: Arc::clone(&parts.clock),
+        keep_open: options.keep_open,
+        on_positions: Box::new(move |checkpoint| publish_positions(&connectors, checkpoint)),
+    };
+    let result = coordinator.run();
+    stop.store(true, Relaxed);
+    for (thread, waker) in monitors {
+        waker.wake();
+        join(thread);
+    }
+    gauge_waker.wake();
+    join(gauge_thread);
+    // The coordinator's ends of the queues are gone: tasks that have not stopped at the last barrier hang up.
+    for thread in threads {
+        join(thread);
+    }
+    result
+}
+
+fn join(thread: Thread) {
+    if thread.join().is_err() {
+        warn!("a thread ended by a panic; its message is above");
+    }
+}
+
+/// Starts a task's thread; how it ended goes to the coordinator.
+fn spawn(
+    id: TaskId,
+    events: &Sender<Event>,
+    work: impl FnOnce() -> Result<(), RunError> + Send + 'static,
+) -> Result<Thread, RunError> {
+    let events = events.clone();
+    std::thread::Builder::new()
+        .name(id.to_string())
+        .spawn(move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let event = match result {
+                Ok(Ok(())) => Event::Ended { task: id },
+                Ok(Err(error)) => Event::Failed { task: id, error },
+                Err(panic) => {
+                    let said = panic
+                        .downcast_ref::<String>()
+                        .map(String::as_str)
+                        .or_else(|| panic.downcast_ref::<&str>().copied())
+                        .unwrap_or("a panic without a message");
+                    let error = RunError::Internal(format!("task {id} panicked: {said}"));
+                    Event::Failed { task: id, error }
+                }
+            };
+            // a run that is over has no receiver left
+            let _ = events.send(event);
+        })
+        .map_err(|e| RunError::External(format!("cannot start a thread: {e}")))
+}
+
+fn open_plugins(parts: &Parts, tasks: usize) -> Result<Vec<Vec<Box<dyn Aggregator>>>, RunError> {
+    parts
+        .aggregations
+        .iter()
+        .map(|node| {
+            let offered = offered_to_plugin(node);
+            (0..tasks).map(|_| node.factory.open(&node.spec.config, &offered).map_err(RunError::from)).collect()
+        })
+        .collect()
+}
+
+/// The input's columns under the names that the plugin uses.
+pub fn offered_to_plugin(node: &AggregationNode) -> Schema {
+    offered(&node.input, &node.spec.columns)
+}
+
+/// `renames`: what the plugin calls X is column Y here.
+pub fn offered(input: &Schema, renames: &BTreeMap<String, String>) -> Schema {
+    let mut offered = input.clone();
+    for field in &mut offered.fields {
+        if let Some((plugin_name, _)) = renames.iter().find(|(_, column)| **column == field.name) {
+            field.name.clone_from(plugin_name);
+        }
+    }
+    offered
+}
+
+fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> Vec<InputColumn> {
+    let offered = offered_to_plugin(node);
+    plugin
+        .signature()
+        .input
+        .iter()
+        .map(|wanted| InputColumn { index: offered.index_of(&wanted.field.name), field: wanted.field.clone() })
+        .collect()
+}
+
+fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTreeMap<String, OperatorState> {
+    parts
+        .aggregations
+        .iter()
+        .zip(plugins)
+        .map(|(node, instances)| {
+            let info = node.factory.info();
+            let state = instances.first().map(|p| p.signature().state.clone()).unwrap_or_default();
+            let operator = OperatorState {
+                key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
+                window: window_name(&node.spec),
+                watermark_ms: None,
+                plugin: Some(PluginRef {
+                    name: info.name.clone(),
+                    version: info.version.clone(),
+                    sha256: node.factory.digest().to_owned(),
+                    config: node.spec.config.clone(),
+                }),
+                state,
+                files: Vec::new(),
+                late_dropped: 0,
+            };
+            (node.name.to_string(), operator)
+        })
+        .collect()
+}
+
+/// Claims every table, and takes out of the checkpoint's lists what turns out to be committed already.
+fn claim_tables(parts: &Parts, checkpoint: &mut Checkpoint) -> Result<(), RunError> {
+    for sink in &parts.sinks {
+        let Some(committer) = &sink.committer else { continue };
+        let state: &mut SinkState = checkpoint.sinks.entry(sink.name.to_string()).or_default();
+        let committed = parts.runtime.block_on(committer.claim(&parts.fence, state))?;
+        let waiting = state.pending.len();
+        state.pending.retain(|c| c.checkpoint > committed);
+        state.confirmed = state.confirmed.max(committed);
+        if waiting > 0 {
+            info!(
+                sink = %sink.name,
+                found_committed = waiting - state.pending.len(),
+                to_commit = state.pending.len(),
+                "commits that the last run had not confirmed"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// All queues of the graph, taken out by node and task.
+struct Graph {
+    outputs: BTreeMap<(String, usize), Vec<Output>>,
+    inputs: BTreeMap<(String, usize), Vec<Receiver<Message>>>,
+}
+
+impl Graph {
+    fn outputs(&mut self, node: &str, task: usize) -> Vec<Output> {
+        self.outputs.remove(&(node.to_owned(), task)).unwrap_or_default()
+    }
+
+    fn inputs(&mut self, node: &str, task: usize) -> Vec<Receiver<Message>> {
+        self.inputs.remove(&(node.to_owned(), task)).unwrap_or_default()
+    }
+
+    fn edge(&mut self, from: &str, senders: usize, to: &str, receivers: usize, exchange: &Exchange) {
+        let (outputs, inputs) = connect(exchange, senders, receivers);
+        for (task, output) in outputs.into_iter().enumerate() {
+            self.outputs.entry((from.to_owned(), task)).or_default().push(output);
+        }
+        for (task, input) in inputs.into_iter().enumerate() {
+            self.inputs.entry((to.to_owned(), task)).or_default().extend(input);
+        }
+    }
+}
+
+fn wire(parts: &Parts, tasks: usize) -> Graph {
+    let mut graph = Graph { outputs: BTreeMap::new(), inputs: BTreeMap::new() };
+    for node in &parts.aggregations {
+        let columns: Arc<[usize]> = node.spec.key.iter().filter_map(|k| node.input.index_of(k)).collect();
+        let exchange = Exchange::Key { columns };
+        for input in &node.spec.inputs {
+            graph.edge(input, tasks, &node.name, tasks, &exchange);
+        }
+    }
+    for sink in &parts.sinks {
+        let exchange = match &sink.partition {
+            Some(hash) => Exchange::Partition(Arc::clone(hash)),
+            None => Exchange::Forward,
+        };
+        for input in &sink.inputs {
+            graph.edge(input, tasks, &sink.name, sink.tasks, &exchange);
+        }
+    }
+    graph
+}
+
+/// Rows of a shared state file that belong to these key groups.
+fn own_groups(
+    batches: &[arrow_array::RecordBatch],
+    key_columns: usize,
+    range: (key::KeyGroup, key::KeyGroup),
+) -> Result<Vec<arrow_array::RecordBatch>, RunError> {
+    batches
+        .iter()
+        .map(|batch| {
+            let columns = batch.columns().get(..key_columns).unwrap_or_default();
+            let keys = key::encode(columns, batch.num_rows()).map_err(|e| RunError::Internal(e.to_string()))?;
+            let mine: arrow_array::BooleanArray =
+                keys.hashes().iter().map(|&hash| Some(restore::owns(range, hash))).collect();
+            Ok(arrow_select::filter::filter_record_batch(batch, &mine)?)
+        })
+        .collect()
+}
+
+/// Which task reads which partition, from where.
+fn assign(
+    node: &SourceNode,
+    checkpoint: &Checkpoint,
+    options: &RunOptions,
+    tasks: usize,
+) -> Result<(Vec<Vec<Assigned>>, Partitions), RunError> {
+    let id = TaskId { node: Arc::clone(&node.name), task: 0 };
+    let found = retry(&id, || node.connector.discover())?;
+    let reset = options.reset_offsets.get(&*node.name);
+    let restored = checkpoint.sources.get(&*node.name);
+    let bound_ms = i64::try_from(node.spec.watermark.out_of_orderness_ms).unwrap_or(i64::MAX);
+    let mut assigned: Vec<Vec<Assigned>> = (0..tasks).map(|_| Vec::new()).collect();
+    let mut known = BTreeMap::new();
+    for (index, info) in found.into_iter().enumerate() {
+        let before = restored.and_then(|s| {
+            s.partitions.iter().find(|p| p.topic == *info.id.topic && p.partition == info.id.partition)
+        });
+        if let (Some(before), None) = (before, reset)
+            && let (Some(then), Some(now)) = (&before.topic_id, &info.topic_id)
+            && then != now
+        {
+            return Err(RunError::Spec(format!(
+                "source `{}`: topic `{}` was deleted and made anew since the last checkpoint: its offsets mean something \
+                 else now\nhint: `--reset-offsets {}=earliest` reads the new one from its beginning",
+                node.name, info.id.topic, node.name
+            )));
+        }
+        let (start, time) = match (before, reset) {
+            (_, Some(start)) => (start_at(*start), PartitionTime::new(bound_ms)),
+            (Some(p), None) => {
+                (StartAt::Offset(p.position), PartitionTime::restored(bound_ms, p.watermark_ms, p.idle))
+            }
+            // a partition that came up while the pipeline was down is read from its beginning
+            (None, None) if restored.is_some() => (StartAt::Earliest, PartitionTime::discovered(bound_ms)),
+            (None, None) => (initial_start(&node.spec), PartitionTime::new(bound_ms)),
+        };
+        let until = if options.until_end { Some(retry(&id, || node.connector.extent(&info.id))?.end) } else { None };
+        let progress = Arc::<PartitionProgress>::default();
+        if let Some(end) = until {
+            progress.end.store(end, Relaxed);
+        }
+        let entry = Known { topic_id: info.topic_id.clone(), progress: Arc::clone(&progress) };
+        known.insert(info.id.clone(), entry);
+        if let Some(task) = assigned.get_mut(index % tasks) {
+            task.push(Assigned { info, start, time, until, progress });
+        }
+    }
+    Ok((assigned, Arc::new(Mutex::new(known))))
+}
+
+fn start_at(start: Start) -> StartAt {
+    match start {
+        Start::Earliest => StartAt::Earliest,
+        Start::Latest => StartAt::Latest,
+        Start::TimestampMs(ms) => StartAt::TimestampMs(ms),
+    }
+}
+
+fn initial_start(spec: &SourceSpec) -> StartAt {
+    match &spec.connector {
+        crate::spec::model::ConnectorSpec::Kafka(kafka) => start_at(kafka.start),
+        crate::spec::model::ConnectorSpec::Generator(_) => StartAt::Earliest,
+    }
+}
+
+fn publish_positions(connectors: &[(Arc<str>, Arc<dyn Connector>)], checkpoint: &Checkpoint) {
+    for (name, connector) in connectors {
+        if let Some(state) = checkpoint.sources.get(&**name) {
+            let positions: Vec<_> = state
+                .partitions
+                .iter()
+                .map(|p| {
+                    let id = crate::source::PartitionId { topic: p.topic.as_str().into(), partition: p.partition };
+                    (id, p.position)
+                })
+                .collect();
+            connector.publish_positions(&positions);
+        }
+    }
+}
+
+/// Sums the tasks' gauges up for whoever looks at the run.
+fn watch_gauges(
+    stats: &Arc<RunStats>,
+    watermarks: Vec<Arc<AtomicI64>>,
+    partitions: Vec<Partitions>,
+    stop: Arc<AtomicBool>,
+    waker: &Arc<Waker>,
+) -> Result<Thread, RunError> {
+    let (stats, waker) = (Arc::clone(stats), Arc::clone(waker));
+    std::thread::Builder::new()
+        .name("gauges".into())
+        .spawn(move || {
+            while !stop.load(Relaxed) {
+                let lowest = watermarks.iter().map(|w| w.load(Relaxed)).min().unwrap_or(UNKNOWN);
+                stats.watermark_ms.store(lowest, Relaxed);
+                let mut lag = 0_i64;
+                let mut known = false;
+                for source in &partitions {
+                    for partition in source.lock().unwrap_or_else(std::sync::PoisonError::into_inner).values() {
+                        let (position, end) =
+                            (partition.progress.position.load(Relaxed), partition.progress.end.load(Relaxed));
+                        if position != UNKNOWN && end != UNKNOWN {
+                            known = true;
+                            lag = lag.saturating_add(end.saturating_sub(position).max(0));
+                        }
+                    }
+                }
+                stats.lag.store(if known { lag } else { UNKNOWN }, Relaxed);
+                waker.wait(Duration::from_millis(200));
+            }
+        })
+        .map_err(|e| RunError::External(format!("cannot start a thread: {e}")))
+}

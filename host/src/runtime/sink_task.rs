@@ -1,0 +1,47 @@
+//! One task of a sink: rows go to a writer; at a barrier the writer gives up what it has, for the checkpoint.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_channel::Sender;
+use millrace_core::barrier::Then;
+
+use super::edge::{Inbox, Received};
+use super::message::{Event, Part, RunError, TaskId};
+use super::stats::NodeStats;
+use crate::sink::SinkWriter;
+
+pub struct SinkTask {
+    pub id: TaskId,
+    pub inbox: Inbox,
+    pub writer: Box<dyn SinkWriter>,
+    pub events: Sender<Event>,
+    pub stats: Arc<NodeStats>,
+}
+
+impl SinkTask {
+    /// Runs until a barrier says stop or an input hangs up.
+    pub fn run(mut self) -> Result<(), RunError> {
+        loop {
+            match self.inbox.receive(None)? {
+                Received::Rows(packet) => {
+                    self.stats.rows_in_total.fetch_add(packet.rows.len() as u64, Relaxed);
+                    self.writer.write(&packet.rows)?;
+                }
+                Received::Barrier(barrier) => {
+                    let prepared = self.writer.prepare(barrier.checkpoint)?;
+                    let acknowledged = Event::Acknowledged {
+                        task: self.id.clone(),
+                        checkpoint: barrier.checkpoint,
+                        part: Part::Sink(prepared),
+                    };
+                    if self.events.send(acknowledged).is_err() || barrier.then == Then::Stop {
+                        return Ok(());
+                    }
+                }
+                Received::Watermark { .. } | Received::Nothing => {}
+                Received::Hangup => return Ok(()),
+            }
+        }
+    }
+}

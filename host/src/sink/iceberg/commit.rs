@@ -1,0 +1,318 @@
+//! Claims and commits: fenced, marked, verified whether the catalog said yes, no, or nothing.
+//!
+//! ```text
+//!            ┌──────────────────────────────── look ◀───────────────┐
+//!            ▼                                                      │
+//!   claim names this checkpoint ──▶ done (the only "done")          │ whatever the answer was:
+//!   a newer generation, another                                     │ Ok, conflict, error, none
+//!   incarnation or checkpoint  ──▶ stop, with the choices           │
+//!   the predecessor ──▶ append + claim in one fenced transaction ───┘
+//! ```
+//!
+//! The look comes first on every round, so a lost answer cannot commit twice; the fence is evaluated on exactly the
+//! table that the commit is bound to, so nothing can slip in between.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use iceberg::spec::{DataFile, deserialize_data_file_from_json};
+use iceberg::table::Table;
+use iceberg::transaction::{ApplyTransactionAction, Transaction};
+use millrace_core::checkpoint::{Committable, SinkState};
+use millrace_core::commit::{Claim, ClaimDecision, CommitDecision, Fence, decide_claim, decide_commit, property_key};
+use tracing::{info, warn};
+
+use super::fence::{FencedCatalog, Verdict};
+use super::{IcebergSink, classify};
+use crate::failpoint;
+use crate::sink::{Result, SinkError};
+
+/// Looks and attempts before a commit is given up. The checkpoint keeps it: the next start tries again.
+const ATTEMPTS_MAX: u32 = 10;
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// More partitions than that are written to a file that the summary names.
+const POSITIONS_INLINE_MAX: usize = 64;
+
+/// The claim in a table's properties.
+pub(super) fn found_claim(sink: &IcebergSink, table: &Table) -> Result<Option<Claim>> {
+    let key = property_key(&sink.pipeline, &sink.name);
+    let Some(text) = table.metadata().properties().get(&key) else { return Ok(None) };
+    serde_json::from_str(text).map(Some).map_err(|e| {
+        SinkError::Fatal(format!("table {}: its property `{key}` is not a claim of Millrace ({e}): {text}", sink.ident))
+    })
+}
+
+/// Takes the table for this run; returns the last checkpoint that is in it.
+pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) -> Result<u64> {
+    let pending: Vec<u64> = state.pending.iter().map(|c| c.checkpoint).collect();
+    let mut pause = Pause::new();
+    loop {
+        let table = match sink.catalog.load_table(&sink.ident).await {
+            Ok(table) => table,
+            Err(error) => {
+                pause.after(classify(&format!("loading table {}", sink.ident), &error)).await?;
+                continue;
+            }
+        };
+        let found = found_claim(sink, &table)?;
+        let committed = match decide_claim(found.as_ref(), fence, state.confirmed, &pending) {
+            ClaimDecision::Take { committed } => committed,
+            refusal => return Err(SinkError::Fatal(explain_claim(sink, fence, &refusal))),
+        };
+        if found.as_ref().is_some_and(|c| c.generation == fence.generation) {
+            sink.renew(table);
+            return Ok(committed);
+        }
+        let ours = Claim { incarnation: fence.incarnation.clone(), generation: fence.generation, checkpoint: committed };
+        let summary = summary(sink, fence, &[("millrace.event", "claim".to_owned())]);
+        // judged again on the very table that the commit is bound to
+        let expected = found.clone();
+        let judge = judge(sink, move |now| now == expected.as_ref());
+        if let Err(error) = transact(&judge, &table, sink, &ours, summary, Vec::new()).await
+            && judge.stopped().is_none()
+        {
+            pause.after(classify(&format!("claiming table {}", sink.ident), &error)).await?;
+        }
+    }
+}
+
+/// Commits one committable. `Ok` means: seen in the table.
+pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Committable) -> Result<()> {
+    let mut pause = Pause::new();
+    let what = format!("committing checkpoint {} to table {}", committable.checkpoint, sink.ident);
+    let mut attempted = false;
+    loop {
+        let table = match sink.catalog.load_table(&sink.ident).await {
+            Ok(table) => table,
+            Err(error) => {
+                pause.after(classify(&what, &error)).await?;
+                continue;
+            }
+        };
+        let found = found_claim(sink, &table)?;
+        match decide_commit(found.as_ref(), fence, committable.predecessor, committable.checkpoint) {
+            CommitDecision::AlreadyCommitted => {
+                if !attempted {
+                    info!(table = %sink.ident, checkpoint = committable.checkpoint, "found committed");
+                }
+                failpoint::hit(failpoint::COMMIT_AFTER);
+                sink.after_commit(table, committable).await;
+                return Ok(());
+            }
+            CommitDecision::Go => {}
+            CommitDecision::Fenced { found } => return Err(SinkError::Fatal(explain_fenced(sink, fence, &found))),
+            CommitDecision::Unexpected { found, expected } => {
+                return Err(SinkError::Fatal(explain_unexpected(sink, found.as_ref(), expected, committable.checkpoint)));
+            }
+        }
+        if attempted {
+            warn!("{what}: not in the table yet, trying again");
+        }
+        let files = data_files(sink, committable)?;
+        let ours = Claim {
+            incarnation: fence.incarnation.clone(),
+            generation: fence.generation,
+            checkpoint: committable.checkpoint,
+        };
+        let summary = commit_summary(sink, fence, committable).await?;
+        let (fence_now, predecessor, checkpoint) = (fence.clone(), committable.predecessor, committable.checkpoint);
+        let judge = judge(sink, move |now| {
+            decide_commit(now, &fence_now, predecessor, checkpoint) == CommitDecision::Go
+        });
+        failpoint::hit(failpoint::COMMIT_BEFORE);
+        attempted = true;
+        match transact(&judge, &table, sink, &ours, summary, files).await {
+            Ok(_) => failpoint::hit(failpoint::COMMIT_APPLIED_ANSWER_LOST),
+            // the next look says why
+            Err(_) if judge.stopped().is_some() => {}
+            Err(error) => pause.after(classify(&what, &error)).await?,
+        }
+    }
+}
+
+type Judge = FencedCatalog<()>;
+
+fn judge(sink: &IcebergSink, go: impl Fn(Option<&Claim>) -> bool + Send + Sync + 'static) -> Judge {
+    let key = property_key(&sink.pipeline, &sink.name);
+    FencedCatalog::new(sink.catalog.clone(), move |table: &Table| {
+        // an unreadable claim is not the one expected: the look that follows explains it
+        let claim = table.metadata().properties().get(&key).map(|text| serde_json::from_str::<Claim>(text));
+        match claim.transpose() {
+            Ok(claim) if go(claim.as_ref()) => Verdict::Go,
+            _ => Verdict::Stop(()),
+        }
+    })
+}
+
+/// Appends files and moves the claim, in one snapshot.
+async fn transact(
+    judge: &Judge,
+    table: &Table,
+    sink: &IcebergSink,
+    claim: &Claim,
+    summary: HashMap<String, String>,
+    files: Vec<DataFile>,
+) -> iceberg::Result<Table> {
+    let invalid = |e: serde_json::Error| iceberg::Error::new(iceberg::ErrorKind::Unexpected, e.to_string());
+    let value = serde_json::to_string(claim).map_err(invalid)?;
+    let tx = Transaction::new(table);
+    let append = tx.fast_append().with_check_duplicate(false).set_snapshot_properties(summary).add_data_files(files);
+    let tx = append.apply(tx)?;
+    let tx = tx.update_table_properties().set(property_key(&sink.pipeline, &sink.name), value).apply(tx)?;
+    tx.commit(judge).await
+}
+
+fn data_files(sink: &IcebergSink, committable: &Committable) -> Result<Vec<DataFile>> {
+    let layout = &sink.layout;
+    committable
+        .files
+        .iter()
+        .map(|file| {
+            deserialize_data_file_from_json(
+                &file.to_string(),
+                layout.spec.spec_id(),
+                &layout.partition_type,
+                &layout.schema,
+            )
+            .map_err(|e| SinkError::Fatal(format!("a file of checkpoint {} cannot be read back: {e}", committable.checkpoint)))
+        })
+        .collect()
+}
+
+fn summary(sink: &IcebergSink, fence: &Fence, more: &[(&str, String)]) -> HashMap<String, String> {
+    let mut summary = HashMap::from([
+        ("millrace.pipeline".to_owned(), sink.pipeline.clone()),
+        ("millrace.sink".to_owned(), sink.name.clone()),
+        ("millrace.incarnation".to_owned(), fence.incarnation.clone()),
+        ("millrace.generation".to_owned(), fence.generation.to_string()),
+    ]);
+    summary.extend(more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+    summary
+}
+
+async fn commit_summary(
+    sink: &IcebergSink,
+    fence: &Fence,
+    committable: &Committable,
+) -> Result<HashMap<String, String>> {
+    let json = |value: &dyn erased::Json| value.json();
+    let mut more = vec![
+        ("millrace.event", "commit".to_owned()),
+        ("millrace.checkpoint", committable.checkpoint.to_string()),
+        ("millrace.predecessor", committable.predecessor.to_string()),
+        ("millrace.rows", committable.rows.to_string()),
+    ];
+    let positions = json(&committable.positions);
+    if committable.positions.len() <= POSITIONS_INLINE_MAX {
+        more.push(("millrace.positions", positions));
+    } else {
+        let location = sink.base().metadata().location().to_owned();
+        let path = format!("{location}/metadata/millrace-positions-{}.json", uuid::Uuid::now_v7());
+        let write = async { sink.layout.file_io.new_output(&path)?.write(Bytes::from(positions)).await };
+        write.await.map_err(|e| classify(&format!("writing {path}"), &e))?;
+        more.push(("millrace.positions-file", path));
+    }
+    if let Some((start, end)) = committable.windows_ms {
+        more.push(("millrace.windows-ms", json(&[start, end])));
+    }
+    if !committable.plugins.is_empty() {
+        more.push(("millrace.plugins", json(&committable.plugins)));
+    }
+    Ok(summary(sink, fence, &more))
+}
+
+/// `serde_json` of values that always serialise.
+mod erased {
+    pub trait Json {
+        fn json(&self) -> String;
+    }
+    impl<T: serde::Serialize> Json for T {
+        fn json(&self) -> String {
+            serde_json::to_string(self).unwrap_or_default()
+        }
+    }
+}
+
+/// Pauses between attempts, longer each time, until it is enough.
+struct Pause {
+    next: Duration,
+    attempts: u32,
+}
+
+impl Pause {
+    fn new() -> Self {
+        Self { next: BACKOFF_FIRST, attempts: 0 }
+    }
+
+    async fn after(&mut self, error: SinkError) -> Result<()> {
+        self.attempts += 1;
+        match error {
+            SinkError::Transient(message) if self.attempts < ATTEMPTS_MAX => {
+                warn!("{message}; looking again in {:?}", self.next);
+                tokio::time::sleep(self.next).await;
+                self.next = (self.next * 2).min(BACKOFF_MAX);
+                Ok(())
+            }
+            SinkError::Transient(message) => Err(SinkError::Fatal(format!(
+                "{message}\nhint: given up after {ATTEMPTS_MAX} attempts; the checkpoint lists the commit, the next start \
+                 looks for it first"
+            ))),
+            fatal => Err(fatal),
+        }
+    }
+}
+
+fn explain_claim(sink: &IcebergSink, fence: &Fence, refusal: &ClaimDecision) -> String {
+    let table = &sink.ident;
+    let key = property_key(&sink.pipeline, &sink.name);
+    match refusal {
+        ClaimDecision::Take { .. } => String::new(),
+        ClaimDecision::Fenced { found } => explain_fenced(sink, fence, found),
+        ClaimDecision::OtherIncarnation { found } => format!(
+            "table {table} has commits up to checkpoint {} of another incarnation of this pipeline and sink ({}): the \
+             checkpoint location was emptied or changed, or another pipeline has the same name. Going on would write its \
+             events again.\nchoices:\n  - the right location: set `checkpoint.location` to the one that holds incarnation {}\n  \
+             - begin anew: drop table {table} (or roll it back to before that incarnation), then start again\n  \
+             - accept duplicates: remove the table property `{key}`, then start again",
+            found.checkpoint, found.incarnation, found.incarnation
+        ),
+        ClaimDecision::Ahead { found, newest_known } => format!(
+            "table {table} is at checkpoint {} of this pipeline, the restored checkpoint knows of none after {newest_known}: \
+             it is older than the table (a rewind, an old copy of the state folder). Going on would write events again.\n\
+             choices:\n  - the right location: restore the checkpoint log that holds checkpoint {}\n  - go back: roll table \
+             {table} back to the snapshot whose summary says `millrace.checkpoint = {newest_known}`, then start again\n  \
+             - accept duplicates: set the table property `{key}` to checkpoint {newest_known}, then start again",
+            found.checkpoint, found.checkpoint
+        ),
+        ClaimDecision::Behind { found, confirmed } => format!(
+            "table {table} is at checkpoint {} of this pipeline, but checkpoint {confirmed} was confirmed in it: the table was \
+             rolled back, dropped or replaced. Going on would leave a gap.\nchoices:\n  - bring the table back to the snapshot \
+             of checkpoint {confirmed}\n  - begin anew: `--drop-state {}` forgets what this sink has committed (the gap stays)",
+            found.as_ref().map_or(0, |c| c.checkpoint),
+            sink.name
+        ),
+    }
+}
+
+fn explain_fenced(sink: &IcebergSink, fence: &Fence, found: &Claim) -> String {
+    format!(
+        "fenced: a newer process (generation {}) has taken table {} over; this one (generation {}) stops without having \
+         written anything more",
+        found.generation, sink.ident, fence.generation
+    )
+}
+
+fn explain_unexpected(sink: &IcebergSink, found: Option<&Claim>, expected: u64, checkpoint: u64) -> String {
+    let key = property_key(&sink.pipeline, &sink.name);
+    let found = found.map_or("is gone".to_owned(), |c| {
+        format!("names checkpoint {} (incarnation {}, generation {})", c.checkpoint, c.incarnation, c.generation)
+    });
+    format!(
+        "table {}: checkpoint {checkpoint} follows checkpoint {expected}, but the table's claim (`{key}`) {found}: somebody \
+         changed the table under this run. Nothing was committed.\nhint: stop what else writes under this pipeline's name, \
+         then start again",
+        sink.ident
+    )
+}

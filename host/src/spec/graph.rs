@@ -1,0 +1,273 @@
+//! The graph as text, for `millrace check`: data flows downwards and to the right, columns stand along the edges.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use millrace_core::schema::Schema;
+
+use super::check::Resolved;
+use super::columns::is_side_stream;
+use super::model::{
+    AggregationSpec, ConnectorSpec, EventTimeSpec, FileFormat, Location, OnError, PartitionField, PartitionTransform,
+    Pipeline, SinkKind, SinkSpec, SourceSpec, Start, TopicSpec, WindowSpec,
+};
+use super::units::{show_bytes, show_duration_ms};
+use super::{Loaded, diagnostic, files};
+
+/// Draws the graph. Secrets are redacted.
+pub fn graph(loaded: &Loaded, resolved: &Resolved) -> String {
+    let mut drawing = Drawing { pipeline: &loaded.pipeline, resolved, out: String::new(), drawn: BTreeSet::new() };
+    drawing.head();
+    for (name, source) in &loaded.pipeline.sources {
+        drawing.out.push('\n');
+        drawing.source(name, source);
+    }
+    drawing.memory();
+    diagnostic::redact(&drawing.out, &loaded.secrets)
+}
+
+struct Drawing<'a> {
+    pipeline: &'a Pipeline,
+    resolved: &'a Resolved,
+    out: String,
+    /// a node with several inputs is drawn whole once
+    drawn: BTreeSet<&'a str>,
+}
+
+impl<'a> Drawing<'a> {
+    fn line(&mut self, margin: &str, text: &str) {
+        // writing to a string cannot fail
+        let _ = writeln!(self.out, "{margin}{text}");
+    }
+
+    fn head(&mut self) {
+        let pipeline = self.pipeline;
+        let location = match &pipeline.checkpoint.location {
+            Location::Local(path) => path.display().to_string(),
+            Location::ObjectStore { url, .. } => url.clone(),
+        };
+        self.line("", &format!("pipeline {}, parallelism {}", pipeline.name, pipeline.parallelism));
+        self.line(
+            "",
+            &format!(
+                "checkpoint every {} to {location}, {} kept",
+                show_duration_ms(pipeline.checkpoint.interval_ms),
+                pipeline.checkpoint.retain
+            ),
+        );
+    }
+
+    fn source(&mut self, name: &'a str, source: &SourceSpec) {
+        self.line("", &format!("{name}  source, {}", connector(&source.connector)));
+        let event_time = match &source.event_time {
+            EventTimeSpec::Column { name, .. } => format!("`{name}`"),
+            EventTimeSpec::RecordTimestamp => "the record's timestamp".to_owned(),
+        };
+        let drift =
+            source.watermark.max_drift_ms.map_or(String::new(), |ms| format!(", drift ≤ {}", show_duration_ms(ms)));
+        self.line(
+            "│ ",
+            &format!(
+                "event time {event_time}, {} out of order{drift}; on error {}",
+                show_duration_ms(source.watermark.out_of_orderness_ms),
+                on_error(source.on_error)
+            ),
+        );
+        self.line("│ ", &columns(&source.output));
+        self.readers(name, "");
+    }
+
+    /// Everything that reads a node, below it.
+    fn readers(&mut self, name: &str, margin: &str) {
+        let pipeline = self.pipeline;
+        let mut readers: Vec<(&'a str, String, Reader<'a>)> = Vec::new();
+        let streams = [name.to_owned(), format!("{name}.errors"), format!("{name}.late")];
+        for (reader, spec) in &pipeline.aggregations {
+            if spec.inputs.iter().any(|input| input == name) {
+                readers.push((reader, String::new(), Reader::Aggregation(spec)));
+            }
+        }
+        for stream in &streams {
+            for (reader, spec) in &pipeline.sinks {
+                if spec.inputs.contains(stream) {
+                    let side = stream.strip_prefix(name).unwrap_or_default();
+                    let label = if is_side_stream(stream) { format!(" {side} ─▶") } else { String::new() };
+                    readers.push((reader, label, Reader::Sink(spec)));
+                }
+            }
+        }
+        let last = readers.len().saturating_sub(1);
+        for (index, (reader, label, kind)) in readers.into_iter().enumerate() {
+            let (arm, below) = if index == last { ("└─▶", "    ") } else { ("├─▶", "│   ") };
+            let arm = if label.is_empty() { arm.to_owned() } else { arm.replace('▶', "") + &label };
+            let margin_below = format!("{margin}{below}");
+            if !self.drawn.insert(reader) {
+                self.line(margin, &format!("{arm} {reader}  (above)"));
+                continue;
+            }
+            match kind {
+                Reader::Aggregation(spec) => self.aggregation(reader, spec, margin, &arm, &margin_below),
+                Reader::Sink(spec) => self.sink(reader, spec, margin, &arm, &margin_below),
+            }
+        }
+    }
+
+    fn aggregation(&mut self, name: &'a str, spec: &AggregationSpec, margin: &str, arm: &str, below: &str) {
+        let WindowSpec::Tumbling { size_ms, offset_ms } = spec.window;
+        let span = |ms: i64| show_duration_ms(u64::try_from(ms).unwrap_or(0));
+        let offset = if offset_ms == 0 { String::new() } else { format!(" offset {}", span(offset_ms)) };
+        self.line(
+            margin,
+            &format!(
+                "{arm} {name}  aggregation ×{}, key {}, tumbling {}{offset}",
+                self.pipeline.parallelism,
+                spec.key.join(", "),
+                span(size_ms)
+            ),
+        );
+        let resolved = self.resolved;
+        let version = resolved.plugins.get(&spec.plugin).map_or(String::new(), |info| match info.name == spec.plugin {
+            true => format!(" {}", info.version),
+            false => format!(" ({} {})", info.name, info.version),
+        });
+        let config = if spec.config == "{}" { String::new() } else { format!(", config {}", spec.config) };
+        let inner = format!("{below}│ ");
+        self.line(&inner, &format!("plugin {}{version}{config}; on error {}", spec.plugin, on_error(spec.on_error)));
+        if let Some(signature) = resolved.signatures.get(name) {
+            let wanted: Vec<String> = signature
+                .input
+                .iter()
+                .filter(|wanted| {
+                    let column = spec.columns.get(&wanted.field.name).unwrap_or(&wanted.field.name);
+                    !wanted.optional || resolved.input.get(name).is_some_and(|input| input.field(column).is_some())
+                })
+                .map(|wanted| match spec.columns.get(&wanted.field.name) {
+                    Some(column) => format!("{} = {column}", wanted.field.name),
+                    None => wanted.field.name.clone(),
+                })
+                .collect();
+            self.line(&inner, &format!("reads {}", wanted.join(", ")));
+        }
+        if let Some(output) = resolved.output.get(name) {
+            self.line(&inner, &columns(output));
+        }
+        self.readers(name, below);
+    }
+
+    fn sink(&mut self, name: &str, spec: &SinkSpec, margin: &str, arm: &str, below: &str) {
+        let text = match &spec.kind {
+            SinkKind::Iceberg(iceberg) => format!(
+                "iceberg {}.{}.{}, append, commit every {}",
+                iceberg.catalog,
+                iceberg.namespace,
+                iceberg.table,
+                show_duration_ms(iceberg.commit_interval_ms)
+            ),
+            SinkKind::Kafka(kafka) => format!("kafka {} at {}, at least once", kafka.topic, kafka.brokers),
+            SinkKind::File(file) => format!("{} files in {}", file_format(file.format), file.path.display()),
+            SinkKind::Console => "console".to_owned(),
+        };
+        self.line(margin, &format!("{arm} {name}  sink, {text}"));
+        if let SinkKind::Iceberg(iceberg) = &spec.kind
+            && let Some(expected) = files::expected(self.pipeline, spec)
+        {
+            let fields: Vec<String> = iceberg.partition_by.iter().map(partition).collect();
+            let files = if expected.files == 1 { "one file".to_owned() } else { format!("{} files", expected.files) };
+            self.line(below, &format!("  partitioned by {}: about {files} a commit", fields.join(", ")));
+            if let Some((_, hint)) = files::warning(&expected) {
+                self.line(below, &format!("  warning: more than {}; {hint}", files::FILES_PER_COMMIT_MAX));
+            }
+        }
+    }
+
+    /// What the plugins may take of the whole budget.
+    fn memory(&mut self) {
+        let pipeline = self.pipeline;
+        let limit = pipeline.state.memory_limit_bytes;
+        let parallelism = u64::try_from(pipeline.parallelism).unwrap_or(u64::MAX);
+        let tasks = u64::try_from(pipeline.aggregations.len()).unwrap_or(u64::MAX).saturating_mul(parallelism);
+        self.out.push('\n');
+        let Some(share) = limit.checked_div(tasks) else {
+            self.line("", &format!("memory {}, no plugins", show_bytes(limit)));
+            return;
+        };
+        self.line("", &format!("memory {} for {tasks} plugin tasks: {} each", show_bytes(limit), show_bytes(share)));
+        for (name, spec) in &pipeline.aggregations {
+            let cap = pipeline.plugins.get(&spec.plugin).and_then(|plugin| plugin.memory_bytes);
+            let each = cap.unwrap_or(share);
+            let total = each.saturating_mul(parallelism);
+            let from = if cap.is_some() { "`memory` of the plugin" } else { "its share" };
+            let warning = if total > limit { "  warning: more than the limit" } else { "" };
+            self.line(
+                "  ",
+                &format!(
+                    "{name}: {} ({from}) × {parallelism} = {} of {}{warning}",
+                    show_bytes(each),
+                    show_bytes(total),
+                    show_bytes(limit)
+                ),
+            );
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Reader<'a> {
+    Aggregation(&'a AggregationSpec),
+    Sink(&'a SinkSpec),
+}
+
+fn columns(schema: &Schema) -> String {
+    let fields: Vec<String> = schema.fields.iter().map(ToString::to_string).collect();
+    fields.join(", ")
+}
+
+fn connector(connector: &ConnectorSpec) -> String {
+    match connector {
+        ConnectorSpec::Kafka(kafka) => {
+            let topics = match &kafka.topics {
+                TopicSpec::Names(names) => names.join(", "),
+                TopicSpec::Pattern(pattern) => pattern.clone(),
+            };
+            let start = match kafka.start {
+                Start::Earliest => "earliest".to_owned(),
+                Start::Latest => "latest".to_owned(),
+                Start::TimestampMs(ms) => format!("timestamp {ms} ms"),
+            };
+            format!("kafka {topics} at {}, group {}, from {start}", kafka.brokers, kafka.group_id)
+        }
+        ConnectorSpec::Generator(generator) => {
+            let rate = generator.rate.map_or("as fast as read".to_owned(), |rate| format!("{rate} events/s"));
+            let count = generator.count.map_or(String::new(), |count| format!(", {count} events in all"));
+            format!("generator with seed {}, {} partitions, {rate}{count}", generator.seed, generator.partitions)
+        }
+    }
+}
+
+fn partition(field: &PartitionField) -> String {
+    let column = &field.column;
+    match field.transform {
+        PartitionTransform::Identity => format!("identity({column})"),
+        PartitionTransform::Bucket(n) => format!("bucket({n}, {column})"),
+        PartitionTransform::Truncate(n) => format!("truncate({n}, {column})"),
+        PartitionTransform::Year => format!("year({column})"),
+        PartitionTransform::Month => format!("month({column})"),
+        PartitionTransform::Day => format!("day({column})"),
+        PartitionTransform::Hour => format!("hour({column})"),
+    }
+}
+
+fn on_error(on_error: OnError) -> &'static str {
+    match on_error {
+        OnError::Fail => "fail",
+        OnError::DeadLetter => "dead-letter",
+        OnError::Skip => "skip",
+    }
+}
+
+fn file_format(format: FileFormat) -> &'static str {
+    match format {
+        FileFormat::Jsonl => "jsonl",
+        FileFormat::Parquet => "parquet",
+    }
+}

@@ -1,0 +1,129 @@
+//! `[pipeline]`, `[checkpoint]`, `[state]`, `[errors]`.
+
+use std::num::NonZero;
+
+use crate::spec::cursor::{Cursor, Word, is_name};
+use crate::spec::model::{CheckpointSpec, ErrorsSpec, Location, OnError, StateSpec};
+use crate::spec::paths;
+
+const DAY_MS: u64 = 86_400_000;
+/// There are 128 key groups, and a worker without one would have nothing to do.
+const PARALLELISM_MAX: usize = 128;
+const NAME_CHARS_MAX: usize = 100;
+
+const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
+const CHECKPOINT_TIMEOUT_MS: u64 = 600_000;
+const CHECKPOINTS_RETAINED: usize = 3;
+const MEMORY_LIMIT_BYTES: u64 = 2 << 30;
+const MEMORY_LIMIT_BYTES_MIN: u64 = 16 << 20;
+const CONSECUTIVE_ERRORS_MAX: u64 = 100;
+
+/// What holds for the whole pipeline.
+#[derive(Debug)]
+pub struct Head {
+    /// none if it is missing or wrong
+    pub name: Option<String>,
+    pub parallelism: usize,
+    pub checkpoint: CheckpointSpec,
+    pub state: StateSpec,
+    pub errors: ErrorsSpec,
+}
+
+pub fn read(root: &Cursor<'_>) -> Head {
+    let (name, parallelism) =
+        root.required("pipeline", |c, key| c.table(key, "`[pipeline]`")).map_or((None, None), |c| {
+            let name = c.required("name", Cursor::string).filter(|name| {
+                let right = is_name(name) && name.len() <= NAME_CHARS_MAX;
+                if !right {
+                    c.wrong(
+                        &["name"],
+                        format!("`{name}` cannot be a pipeline's name"),
+                        format!("names are made of A-Z, a-z, 0-9, `_` and `-`, {NAME_CHARS_MAX} at most"),
+                    );
+                }
+                right
+            });
+            let parallelism = c.integer("parallelism", 1..=i64::try_from(PARALLELISM_MAX).unwrap_or(i64::MAX));
+            c.choice("time", &[("event", Word::Now(())), ("processing", Word::Later)]);
+            c.finish();
+            (name, parallelism)
+        });
+    let parallelism = parallelism
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(PARALLELISM_MAX));
+    let checkpoint = checkpoint(root, name.as_deref().unwrap_or("pipeline"));
+    Head { name, parallelism, checkpoint, state: state(root), errors: errors(root) }
+}
+
+fn checkpoint(root: &Cursor<'_>, pipeline: &str) -> CheckpointSpec {
+    let default = CheckpointSpec {
+        interval_ms: CHECKPOINT_INTERVAL_MS,
+        location: Location::Local(paths::absolute(&root.doc.dir, &format!("state/{pipeline}"))),
+        retain: CHECKPOINTS_RETAINED,
+        timeout_ms: CHECKPOINT_TIMEOUT_MS,
+        min_pause_ms: 0,
+        tolerated_failures: 0,
+    };
+    let Some(c) = root.table("checkpoint", "`[checkpoint]`") else { return default };
+    let location = c.string("location").and_then(|text| match paths::location(&c.doc.dir, &text) {
+        Ok(location) => Some(location),
+        Err(bad) => {
+            c.wrong(&["location"], bad.message, bad.hint);
+            None
+        }
+    });
+    let mut spec = CheckpointSpec {
+        interval_ms: c.duration_ms("interval", 10..=DAY_MS).unwrap_or(default.interval_ms),
+        location: location.unwrap_or(default.location),
+        retain: c.integer("retain", 1..=10_000).unwrap_or(default.retain),
+        timeout_ms: c.duration_ms("timeout", 1_000..=DAY_MS).unwrap_or(default.timeout_ms),
+        min_pause_ms: c.duration_ms("min_pause", 0..=DAY_MS).unwrap_or(default.min_pause_ms),
+        tolerated_failures: c.integer("tolerated_failures", 0..=1_000_000).unwrap_or(default.tolerated_failures),
+    };
+    let given = c.string_map("properties");
+    match &mut spec.location {
+        Location::ObjectStore { properties, .. } => *properties = given,
+        Location::Local(_) if !given.is_empty() => c.wrong(
+            &["properties"],
+            "a folder takes no properties",
+            "they belong to an object store: `location = \"s3://bucket/prefix\"`",
+        ),
+        Location::Local(_) => {}
+    }
+    c.finish();
+    spec
+}
+
+fn state(root: &Cursor<'_>) -> StateSpec {
+    let default = StateSpec { memory_limit_bytes: MEMORY_LIMIT_BYTES };
+    let Some(c) = root.table("state", "`[state]`") else { return default };
+    c.choice("backend", &[("memory", Word::Now(())), ("disk", Word::Later)]);
+    let limit = c.size_bytes("memory_limit", MEMORY_LIMIT_BYTES_MIN..=1 << 50);
+    c.finish();
+    StateSpec { memory_limit_bytes: limit.unwrap_or(default.memory_limit_bytes) }
+}
+
+fn errors(root: &Cursor<'_>) -> ErrorsSpec {
+    let default = ErrorsSpec { on_error: OnError::Fail, consecutive_limit: CONSECUTIVE_ERRORS_MAX };
+    let Some(c) = root.table("errors", "`[errors]`") else { return default };
+    let spec = ErrorsSpec {
+        on_error: on_error(&c).unwrap_or(default.on_error),
+        consecutive_limit: consecutive_limit(&c).unwrap_or(default.consecutive_limit),
+    };
+    c.finish();
+    spec
+}
+
+pub fn on_error(c: &Cursor<'_>) -> Option<OnError> {
+    c.choice(
+        "on_error",
+        &[
+            ("fail", Word::Now(OnError::Fail)),
+            ("dead-letter", Word::Now(OnError::DeadLetter)),
+            ("skip", Word::Now(OnError::Skip)),
+        ],
+    )
+}
+
+pub fn consecutive_limit(c: &Cursor<'_>) -> Option<u64> {
+    c.integer("consecutive_limit", 1..=i64::MAX)
+}

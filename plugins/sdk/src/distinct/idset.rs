@@ -1,0 +1,77 @@
+//! A set of 32-bit references in one flat table: about 7 bytes an entry.
+
+use super::intern::Ref;
+
+const SLOTS_MIN: usize = 4;
+
+/// Open addressing, linear probing, at most 3/4 full; 0 = free.
+#[derive(Debug, Default)]
+pub struct IdSet {
+    table: Vec<u32>,
+    shift: u32,
+    used: usize,
+}
+
+impl IdSet {
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.table.len() * 4
+    }
+
+    /// Fibonacci hashing: references grow in near-equal steps, which it spreads evenly.
+    #[inline]
+    fn home(&self, id: Ref) -> usize {
+        (id.wrapping_mul(0x9E37_79B1) >> (self.shift & 31)) as usize
+    }
+
+    /// Reads an id's home slot: brings its line into the cache.
+    #[inline]
+    pub fn touch(&self, id: Ref) -> u32 {
+        self.table.get(self.home(id)).copied().unwrap_or_default()
+    }
+
+    /// Whether the id was new; the caller accounts for the growth in bytes.
+    #[inline]
+    pub fn insert(&mut self, id: Ref) -> bool {
+        if (self.used + 1) * 4 > self.table.len() * 3 {
+            self.grow();
+        }
+        let new = self.place(id);
+        self.used += usize::from(new);
+        new
+    }
+
+    #[inline]
+    fn place(&mut self, id: Ref) -> bool {
+        let mask = self.table.len().wrapping_sub(1);
+        let mut slot = self.home(id);
+        while let Some(entry) = self.table.get_mut(slot) {
+            if *entry == 0 {
+                *entry = id;
+                return true;
+            }
+            if *entry == id {
+                return false;
+            }
+            slot = (slot + 1) & mask;
+        }
+        false
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let slots = (self.table.len() * 2).max(SLOTS_MIN);
+        let old = std::mem::replace(&mut self.table, vec![0; slots]);
+        self.shift = 32 - slots.trailing_zeros();
+        for id in old.into_iter().filter(|id| *id != 0) {
+            self.place(id);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Ref> {
+        self.table.iter().copied().filter(|id| *id != 0)
+    }
+}

@@ -1,0 +1,152 @@
+//! Strings, each stored once, named by a 32-bit reference.
+//!
+//! Owns the arena and the table that finds a string in it. Never frees a single string: the owner builds a fresh
+//! interner from what is alive and drops the old one (see [`super::scope`]). Identity is exact: a 32-bit tag only saves
+//! most comparisons.
+//!
+//! ```text
+//! table: [tag | reference] ──► chunks: [word word][word][word word word]…   a string is words up to the one with 0xFF
+//! ```
+
+use super::hash;
+
+/// Words in a chunk (1 MiB); a longer string gets a chunk of its own.
+const CHUNK_BITS: u32 = 17;
+const CHUNK_WORDS: usize = 1 << CHUNK_BITS;
+const TABLE_SLOTS_MIN: usize = 64;
+
+/// Names a string: chunk number and word within it. Never 0.
+pub type Ref = u32;
+
+#[derive(Debug)]
+pub struct Interner {
+    chunks: Vec<Vec<u64>>,
+    /// high half the tag, low half the reference; 0 = free. A tag's top bits are its home slot.
+    table: Vec<u64>,
+    shift: u32,
+    used: usize,
+    bytes: usize,
+}
+
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the half that is wanted")]
+pub fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the half that is wanted")]
+fn reference(entry: u64) -> Ref {
+    entry as u32
+}
+
+impl Default for Interner {
+    fn default() -> Self {
+        // the first word stays unused, so that no reference is 0
+        let mut new = Self { chunks: vec![vec![0]], table: Vec::new(), shift: 0, used: 0, bytes: 0 };
+        new.resize(TABLE_SLOTS_MIN);
+        new
+    }
+}
+
+impl Interner {
+    /// Strings held.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.chunks.last().map_or(0, |c| c.capacity() * 8)
+    }
+
+    /// The entry in a tag's home slot: brings its line into the cache.
+    #[inline]
+    pub fn touch(&self, tag: u32) -> u64 {
+        self.table.get((tag >> self.shift) as usize).copied().unwrap_or_default()
+    }
+
+    /// The first word of the string that an entry names: brings its line into the cache.
+    #[inline]
+    pub fn touch_text(&self, entry: u64) -> u64 {
+        self.words_at(reference(entry)).first().copied().unwrap_or_default()
+    }
+
+    /// All words from a reference to the end of its chunk.
+    #[inline]
+    pub fn words_at(&self, at: Ref) -> &[u64] {
+        self.chunks
+            .get((at >> CHUNK_BITS) as usize)
+            .and_then(|c| c.get(at as usize & (CHUNK_WORDS - 1)..))
+            .unwrap_or_default()
+    }
+
+    /// The reference of these words, which are stored if they are new.
+    #[inline]
+    pub fn intern(&mut self, tag: u32, words: &[u64]) -> Ref {
+        let mask = self.table.len() - 1;
+        let mut slot = (tag >> self.shift) as usize;
+        loop {
+            let entry = self.table.get(slot).copied().unwrap_or_default();
+            if entry == 0 {
+                return self.store(tag, slot, words);
+            }
+            let found = reference(entry);
+            if entry >> 32 == u64::from(tag) && same(self.words_at(found), words) {
+                return found;
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    fn store(&mut self, tag: u32, slot: usize, words: &[u64]) -> Ref {
+        let full = self.chunks.last().is_none_or(|c| c.len() + words.len() > CHUNK_WORDS);
+        if full {
+            self.bytes += self.chunks.last().map_or(0, |c| c.capacity() * 8);
+            self.chunks.push(Vec::with_capacity(CHUNK_WORDS.max(words.len())));
+        }
+        let chunk_number = self.chunks.len() - 1;
+        let mut at = 0;
+        if let Some(chunk) = self.chunks.last_mut() {
+            at = (chunk_number << CHUNK_BITS) | chunk.len();
+            chunk.extend_from_slice(words);
+        }
+        #[allow(clippy::panic, reason = "32 GiB of strings: no memory limit lets it come to this")]
+        let Ok(at) = Ref::try_from(at) else { panic!("more than 32 GiB of distinct strings") };
+        if let Some(entry) = self.table.get_mut(slot) {
+            *entry = (u64::from(tag) << 32) | u64::from(at);
+        }
+        self.used += 1;
+        if self.used * 4 > self.table.len() * 3 {
+            self.resize(self.table.len() * 2);
+        }
+        at
+    }
+
+    fn resize(&mut self, slots: usize) {
+        let old = std::mem::replace(&mut self.table, vec![0; slots]);
+        self.bytes = self.bytes + slots * 8 - old.len() * 8;
+        self.shift = 32 - slots.trailing_zeros();
+        let mask = slots - 1;
+        for entry in old.into_iter().filter(|e| *e != 0) {
+            let mut slot = (tag(entry) >> self.shift) as usize;
+            while self.table.get(slot).is_some_and(|e| *e != 0) {
+                slot = (slot + 1) & mask;
+            }
+            if let Some(free) = self.table.get_mut(slot) {
+                *free = entry;
+            }
+        }
+    }
+
+    /// The words of one string.
+    pub fn words(&self, at: Ref) -> &[u64] {
+        let rest = self.words_at(at);
+        rest.get(..hash::count_words(rest)).unwrap_or_default()
+    }
+}
+
+/// The last word of `words` holds the end mark, so equal words are the equal string.
+#[inline]
+fn same(stored: &[u64], words: &[u64]) -> bool {
+    stored.len() >= words.len() && stored.iter().zip(words).all(|(a, b)| a == b)
+}
