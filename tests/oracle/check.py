@@ -21,7 +21,7 @@ DIFFERENCES_SHOWN = 10
 
 def differ(db, what, query):
     """The number of rows that `query` finds; shows the first of them."""
-    count = db.sql(f"SELECT count(*) FROM ({query})").fetchone()[0]
+    count = db.sql(f"SELECT count(*) FROM ({query})").fetchall()[0][0]
     if count:
         print(f"{what}: {count}")
         db.sql(f"FROM ({query}) LIMIT {DIFFERENCES_SHOWN}").show(max_width=240)
@@ -33,10 +33,10 @@ def metrics(db, args):
         expected.load_events(db, args.events)
     else:
         db.register("source", tables.arrow_or_reader(db, args, args.events_table))
-        db.sql("CREATE TABLE events AS SELECT * REPLACE (epoch_ms(timestamp) AS timestamp) FROM source")
+        db.execute("CREATE TABLE events AS SELECT * REPLACE (epoch_ms(timestamp) AS timestamp) FROM source")
     expected.create_metrics(db, args.window_ms)
     db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
-    db.sql(
+    db.execute(
         "CREATE TABLE actual AS SELECT * REPLACE "
         "(epoch_ms(window_start) AS window_start, epoch_ms(window_end) AS window_end) FROM table_rows"
     )
@@ -58,7 +58,7 @@ def metrics(db, args):
         f"SELECT {key}, {shown} FROM expected e JOIN actual a USING ({key}) WHERE {' OR '.join(f'({t})' for t in tests)} "
         "ORDER BY window_start, campaign_id",
     )
-    count = db.sql("SELECT count(*) FROM expected").fetchone()[0]
+    count = db.sql("SELECT count(*) FROM expected").fetchall()[0][0]
     if count == 0:
         sys.exit("the events make no group at all: nothing was compared")
     print(f"{args.table}: {count} groups, {'equal' if not wrong else 'NOT equal'}")
@@ -74,12 +74,11 @@ def events(db, args):
     if missing:
         sys.exit(f"{args.table} lacks the columns {missing}: it has {columns}")
     ours = ", ".join("epoch_ms(timestamp) AS timestamp" if c == "timestamp" else c for c in compared)
-    # a float compared with itself, so that a NaN or a rounded value shows
-    db.sql(f"CREATE TABLE actual AS SELECT {ours} FROM table_rows")
+    db.execute(f"CREATE TABLE actual AS SELECT {ours} FROM table_rows")
     copies = f"SELECT {', '.join(compared)} FROM events CROSS JOIN range({args.copies})"
     wrong = differ(db, "events missing (or changed)", f"{copies} EXCEPT ALL FROM actual")
     wrong += differ(db, "events too many (or changed)", f"FROM actual EXCEPT ALL {copies}")
-    count = db.sql("SELECT count(*) FROM events").fetchone()[0]
+    count = db.sql("SELECT count(*) FROM events").fetchall()[0][0]
     if count == 0:
         sys.exit("no events were dumped: nothing was compared")
     print(f"{args.table}: {count} events {args.copies} times, {'equal' if not wrong else 'NOT equal'}")
@@ -88,7 +87,7 @@ def events(db, args):
 
 def complete(db, args):
     db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
-    db.sql("CREATE TABLE actual AS FROM table_rows")
+    db.execute("CREATE TABLE actual AS FROM table_rows")
     wrong = differ(
         db, "events that are there more than once", "SELECT event_id, count(*) AS times FROM actual GROUP BY ALL HAVING times > 1"
     )
@@ -98,7 +97,7 @@ def complete(db, args):
         "SELECT kafka_partition, count(*) AS events, min(kafka_offset) AS first, max(kafka_offset) AS last FROM actual "
         "GROUP BY ALL HAVING first <> 0 OR last + 1 <> events OR count(DISTINCT kafka_offset) <> events",
     )
-    total, partitions = db.sql("SELECT count(*), count(DISTINCT kafka_partition) FROM actual").fetchone()
+    total, partitions = db.sql("SELECT count(*), count(DISTINCT kafka_partition) FROM actual").fetchall()[0]
     if (total, partitions) != (args.count, args.partitions):
         print(f"{total} events in {partitions} partitions, should be {args.count} in {args.partitions}")
         wrong += 1

@@ -14,12 +14,17 @@ const WASM_TARGET: &str = "wasm32-unknown-unknown";
 pub fn run() -> Result<()> {
     needs::for_build()?;
     shell::run(shell::cargo().args(["build", "--release", "-p", "millrace"]))?;
-    plugins()
+    build_plugins()
+}
+
+pub fn plugins() -> Result<()> {
+    needs::wasm_target()?;
+    build_plugins()
 }
 
 /// Plugins are small: whole-program optimisation costs them seconds, and the host nothing, since the settings go by the
 /// environment and the guest's target has a folder of its own.
-fn plugins() -> Result<()> {
+fn build_plugins() -> Result<()> {
     let folder = shell::target().join("plugins");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     for (package, file) in PLUGINS {
@@ -41,7 +46,7 @@ fn plugins() -> Result<()> {
 pub fn bench(arguments: &[String]) -> Result<ExitCode> {
     run()?;
     let status = shell::status(
-        shell::cargo().args(["run", "--release", "-p", "millrace-tests", "--bin", "bench", "--"]).args(arguments),
+        shell::cargo().args(["run", "--release", "-p", "millrace-tests", "--features", "bench", "--bin", "bench", "--"]).args(arguments),
     )?;
     Ok(shell::code(status))
 }

@@ -21,6 +21,7 @@ cargo xtask <chore>
   demo [--kafka] [ARGS…]       build everything, run the campaign pipeline live; ARGS go to `millrace demo`
   test [FILTER] [--no-kafka]   unit, property, golden and end-to-end tests (CI=true: nothing may be skipped)
   build                        the release binary and the plugins (target/release/millrace, target/plugins)
+  plugins                      the plugins only
   bench [ARGS…]                events/s, CPU-seconds per million events, RSS, and the sandbox's share
   lint                         rustfmt, clippy, cargo-deny where installed
   kafka start [--port P] | stop | status
@@ -47,6 +48,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "demo" => demo::run(arguments),
         "test" => test::run(arguments),
         "build" => build::run().map(|()| ExitCode::SUCCESS),
+        "plugins" => build::plugins().map(|()| ExitCode::SUCCESS),
         "bench" => build::bench(arguments),
         "lint" => lint::run(),
         "kafka" => kafka::run(arguments),

@@ -36,7 +36,7 @@ pub fn for_build() -> Result<()> {
 }
 
 /// Plugins are compiled for it; rustup adds it.
-fn wasm_target() -> Result<()> {
+pub fn wasm_target() -> Result<()> {
     let library = shell::stdout(shell::program("rustc").args(["--print", "target-libdir", "--target", WASM_TARGET]))?;
     if std::path::Path::new(&library).is_dir() {
         return Ok(());

@@ -1,0 +1,31 @@
+//! The broker is killed and comes back: the run waits and goes on.
+
+use anyhow::{Result, ensure};
+use millrace_tests::events::Shape;
+use millrace_tests::kafka::Broker;
+use millrace_tests::millrace::Millrace;
+use millrace_tests::paths::Scratch;
+
+use super::{Bench, MINUTE, TWO_MINUTES};
+
+#[test]
+fn a_killed_broker_costs_nothing_but_time() -> Result<()> {
+    // a broker of its own: the others' must live
+    let data = Scratch::new("killed-broker")?;
+    let mut broker = Broker::start(&data.path().join("kafka"))?;
+    let mut bench = Bench::on("broker-restart", &broker.brokers(), Shape::default())?;
+    bench.produce(20_000)?;
+    let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
+    millrace.while_running("the first commit", MINUTE, || Ok(bench.snapshots() > 0))?;
+
+    broker.kill();
+    broker.restart()?;
+    ensure!(millrace.is_running()?, "millrace has given up with its broker");
+    let before = bench.snapshots();
+    bench.produce(20_000)?;
+    millrace.while_running("a commit after the broker came back", TWO_MINUTES, || Ok(bench.snapshots() > before))?;
+    millrace.terminate(MINUTE)?.ok()?;
+
+    Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
+    bench.tables_match()
+}

@@ -1,0 +1,70 @@
+//! Without a broker: the embedded generator, and the command line itself.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use millrace_tests::events::Random;
+use millrace_tests::millrace::Millrace;
+use millrace_tests::oracle;
+use millrace_tests::paths::Scratch;
+use millrace_tests::pipeline::{EVENTS, Pipeline};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const WINDOW_MS: i64 = 60_000;
+const COUNT: u64 = 200_000;
+
+/// 20,000 events per second: the whole takes ten seconds, so that kills fall into it.
+fn generator(scratch: &Scratch) -> Pipeline {
+    let mut pipeline = Pipeline::new(scratch.path());
+    pipeline.source = format!(
+        "type = \"generator\"\nseed = 5\npartitions = 4\nrate = 20_000\ncount = {COUNT}\ncampaigns = 100\nusers = 10_000\n\
+         disorder = \"4s\"\nstart = \"2026-01-31T12:00:00Z\"\n"
+    );
+    pipeline.window = "1m".to_owned();
+    pipeline
+}
+
+#[test]
+fn the_generator_survives_sigkill() -> Result<()> {
+    let scratch = Scratch::new("generator")?;
+    let pipeline = generator(&scratch);
+    let file = pipeline.write()?;
+    let mut random = Random::new(3);
+    for _ in 0..5 {
+        let millrace = Millrace::run(&file, &["--until-end"], &[])?;
+        std::thread::sleep(Duration::from_millis(300 + random.below(1_500)));
+        let ended = millrace.kill()?;
+        ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
+    }
+    Millrace::run_to_end(&file, MINUTE)?.ok()?;
+    oracle::events_complete(&pipeline, EVENTS, COUNT, 4)?;
+    oracle::metrics_match_events_table(&pipeline, WINDOW_MS)
+}
+
+#[test]
+fn a_bad_spec_ends_with_code_2_and_points_at_it() -> Result<()> {
+    let scratch = Scratch::new("bad-spec")?;
+    let mut pipeline = generator(&scratch);
+    pipeline.more = "[sinks.typo]\ntype = \"console\"\ninput = [\"events\"]\n".to_owned();
+    let file = pipeline.write()?;
+    let file = file.to_str().unwrap_or_default();
+    for command in ["check", "run"] {
+        let ended = Millrace::start(&[command, file], &[])?.wait(MINUTE)?.failed(&["inputs", "^", "pipeline.toml"])?;
+        ensure!(ended.status.code() == Some(2), "{command} ended with {}:\n{}", ended.status, ended.output);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_query_reads_what_was_written() -> Result<()> {
+    let scratch = Scratch::new("query")?;
+    let mut pipeline = generator(&scratch);
+    pipeline.source = pipeline.source.replace("rate = 20_000", "rate = \"unlimited\"");
+    let file = pipeline.write()?;
+    Millrace::run_to_end(&file, MINUTE)?.ok()?;
+    let sql = "SELECT count(*) AS n FROM lake.ads.campaign_events";
+    let ended =
+        Millrace::start(&["query", sql, "-f", file.to_str().unwrap_or_default(), "--format", "csv"], &[])?.wait(MINUTE)?.ok()?;
+    ensure!(ended.output.lines().any(|line| line.trim() == COUNT.to_string()), "the query said:\n{}", ended.output);
+    Ok(())
+}
