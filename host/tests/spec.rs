@@ -138,7 +138,7 @@ fn shipped_pipelines_have_no_errors() {
         }
         count += 1;
     }
-    assert_eq!(count, 2);
+    assert_eq!(count, 3);
 }
 
 fn load_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<spec::Loaded, spec::Diagnostics> {

@@ -4,17 +4,18 @@
 //! only when the file and the folders that name it are on disk. A power cut before the answer may leave a file with the
 //! wrong bytes: everything that is read back is verified by a checksum, and nothing was promised yet.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions,
     PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
@@ -22,13 +23,26 @@ use object_store::{
 pub(super) struct DurableFolder {
     inner: LocalFileSystem,
     folder: Arc<PathBuf>,
+    /// written, but not known to be on disk: a sync failed, or its caller gave up
+    unsynced: Mutex<HashSet<Path>>,
 }
 
 impl DurableFolder {
     /// `folder` must exist.
     pub fn new(folder: &std::path::Path) -> Result<Self> {
         let folder = folder.canonicalize().map_err(|e| generic(Box::new(e)))?;
-        Ok(Self { inner: LocalFileSystem::new_with_prefix(&folder)?, folder: Arc::new(folder) })
+        if let Some(above) = folder.parent() {
+            // the folder itself may be new
+            File::open(above).and_then(|f| f.sync_all()).map_err(|e| generic(Box::new(e)))?;
+        }
+        let inner = LocalFileSystem::new_with_prefix(&folder)?;
+        Ok(Self { inner, folder: Arc::new(folder), unsynced: Mutex::default() })
+    }
+}
+
+impl DurableFolder {
+    fn unsynced(&self) -> MutexGuard<'_, HashSet<Path>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,9 +75,13 @@ async fn sync(inner: &LocalFileSystem, folder: &Arc<PathBuf>, location: &Path) -
 #[async_trait]
 impl ObjectStore for DurableFolder {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        let put = self.inner.put_opts(location, payload, opts).await?;
-        sync(&self.inner, &self.folder, location).await?;
-        Ok(put)
+        self.unsynced().insert(location.clone());
+        let put = self.inner.put_opts(location, payload, opts).await;
+        if put.is_ok() {
+            sync(&self.inner, &self.folder, location).await?;
+        }
+        self.unsynced().remove(location);
+        put
     }
 
     async fn put_multipart_opts(
@@ -76,7 +94,12 @@ impl ObjectStore for DurableFolder {
         Ok(Box::new(DurableUpload { upload, inner, folder: Arc::clone(&self.folder), location: location.clone() }))
     }
 
+    /// What is read is on disk: whoever looks after a failed write must not take it for done.
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if self.unsynced().contains(location) && self.inner.head(location).await.is_ok() {
+            sync(&self.inner, &self.folder, location).await?;
+            self.unsynced().remove(location);
+        }
         self.inner.get_opts(location, options).await
     }
 

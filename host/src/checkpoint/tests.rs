@@ -120,7 +120,7 @@ async fn on_a_folder_too() {
     assert_eq!(restored_markers(&store, &again).await, [3]);
     let record = dir.path().join("deep/state/log/00000000000000000005.json");
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(record).expect("reads")).expect("JSON");
-    assert_eq!(json["record"]["kind"], "checkpoint");
+    assert_eq!(json["record"]["entry"]["kind"], "checkpoint");
 }
 
 #[tokio::test]

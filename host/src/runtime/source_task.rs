@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::{ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::SchemaRef;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use millrace_core::barrier::{Barrier, Then};
 use millrace_core::batch::{Batch, Origin};
 use millrace_core::checkpoint::PartitionState;
@@ -193,7 +193,13 @@ impl SourceTask {
 
     /// Carries out what has been asked for since the last batch.
     fn commands(&mut self, partitions: &mut Vec<Partition>) -> Result<Step, RunError> {
-        while let Ok(command) = self.commands.try_recv() {
+        loop {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => break,
+                // the run is over, for a reason that somebody else reports
+                Err(TryRecvError::Disconnected) => return Ok(Step::Ended),
+            };
             let (barrier, drain) = match command {
                 Command::Barrier(barrier) => (barrier, false),
                 Command::Drain(barrier) => (barrier, true),

@@ -31,6 +31,8 @@ pub mod encode;
 pub mod fence;
 pub mod join;
 mod metadata;
+#[cfg(test)]
+mod tests;
 pub mod partition;
 pub mod table;
 pub mod writer;

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
+use object_store::{PutMode, 
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
@@ -96,6 +96,7 @@ impl fmt::Display for Faulty {
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         self.dawdle().await;
+        let create = matches!(opts.mode, PutMode::Create);
         let fault = self.draw();
         if matches!(fault, Some(Fault::Before)) {
             return Err(broken());
@@ -104,7 +105,8 @@ impl ObjectStore for Faulty {
         self.dawdle().await;
         match fault {
             None => result,
-            Some(Fault::LostToItself) => {
+            // only a conditional put can lose against itself
+            Some(Fault::LostToItself) if create => {
                 Err(Error::AlreadyExists { path: location.to_string(), source: "412".into() })
             }
             Some(_) => Err(broken()),

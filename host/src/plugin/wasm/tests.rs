@@ -436,30 +436,3 @@ fn inspection_tells_name_and_imports() {
     assert!(inspection.imports.iter().all(|i| i.starts_with("millrace:types/")), "{:?}", inspection.imports);
     assert_eq!(inspection.digest.len(), 64);
 }
-
-/// Not a test of anything: prints what the boundary costs. `cargo test --release … -- --ignored --nocapture costs`
-#[test]
-#[ignore = "a measurement"]
-fn what_a_row_costs() {
-    for mode in ["nothing", "normal", "dictionary"] {
-        let mut aggregator = open(mode);
-        for count in [64, 1_024, 8_192] {
-            let (mut columns, groups) = rows(count, 1_000);
-            columns[0] = Some(Arc::new(
-                columns[0].as_ref().unwrap().as_string::<i32>().iter().collect::<DictionaryArray<Int32Type>>(),
-            ));
-            let plain = rows(count, 1_000).0;
-            for (name, columns) in [("plain strings", &plain), ("dictionary", &columns)] {
-                let best = (0..200)
-                    .map(|_| {
-                        let start = Instant::now();
-                        aggregator.update(columns, &groups, 1_000).unwrap();
-                        start.elapsed()
-                    })
-                    .min()
-                    .unwrap();
-                println!("{mode} {count} rows, {name}: {:.2} ns/row", best.as_nanos() as f64 / count as f64);
-            }
-        }
-    }
-}

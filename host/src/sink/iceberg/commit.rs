@@ -61,6 +61,9 @@ pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) 
             ClaimDecision::Take { committed } => committed,
             refusal => return Err(SinkError::Fatal(explain_claim(sink, fence, &refusal))),
         };
+        if committed > 0 {
+            require_in_history(sink, &table, fence, committed)?;
+        }
         if found.as_ref().is_some_and(|c| c.generation == fence.generation) {
             sink.renew(table);
             return Ok(committed);
@@ -70,10 +73,12 @@ pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) 
         // judged again on the very table that the commit is bound to
         let expected = found.clone();
         let judge = judge(sink, move |now| now == expected.as_ref());
-        if let Err(error) = transact(&judge, &table, sink, &ours, summary, Vec::new()).await
-            && judge.stopped().is_none()
-        {
-            pause.after(classify(&format!("claiming table {}", sink.ident), &error)).await?;
+        let what = format!("claiming table {}", sink.ident);
+        match transact(&judge, &table, sink, &ours, summary, Vec::new()).await {
+            Ok(_) if pause.first_look() => {}
+            Ok(_) => pause.after(not_seen(&what)).await?,
+            Err(_) if judge.stopped().is_some() => pause.after(SinkError::Transient(format!("{what}: somebody was faster"))).await?,
+            Err(error) => pause.after(classify(&what, &error)).await?,
         }
     }
 }
@@ -94,6 +99,7 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
         let found = found_claim(sink, &table)?;
         match decide_commit(found.as_ref(), fence, committable.predecessor, committable.checkpoint) {
             CommitDecision::AlreadyCommitted => {
+                require_in_history(sink, &table, fence, committable.checkpoint)?;
                 if !attempted {
                     info!(table = %sink.ident, checkpoint = committable.checkpoint, "found committed");
                 }
@@ -124,12 +130,55 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
         failpoint::hit(failpoint::COMMIT_BEFORE);
         attempted = true;
         match transact(&judge, &table, sink, &ours, summary, files).await {
-            Ok(_) => failpoint::hit(failpoint::COMMIT_APPLIED_ANSWER_LOST),
+            Ok(_) => {
+                failpoint::hit(failpoint::COMMIT_APPLIED_ANSWER_LOST);
+                if !pause.first_look() {
+                    pause.after(not_seen(&what)).await?;
+                }
+            }
             // the next look says why
-            Err(_) if judge.stopped().is_some() => {}
+            Err(_) if judge.stopped().is_some() => {
+                pause.after(SinkError::Transient(format!("{what}: the table changed meanwhile"))).await?;
+            }
             Err(error) => pause.after(classify(&what, &error)).await?,
         }
     }
+}
+
+/// The SQL catalog of the iceberg crate is known to answer `Ok` though its COMMIT failed.
+fn not_seen(what: &str) -> SinkError {
+    SinkError::Transient(format!("{what}: the catalog said yes, but the table does not show it"))
+}
+
+/// The claim is a property, and rolling a table back does not move properties: so the checkpoint's snapshot must be in
+/// the history of `main`, too, unless the history has been expired that far.
+fn require_in_history(sink: &IcebergSink, table: &Table, fence: &Fence, checkpoint: u64) -> Result<()> {
+    let metadata = table.metadata();
+    let (wanted, key) = (checkpoint.to_string(), property_key(&sink.pipeline, &sink.name));
+    let mut current = metadata.current_snapshot().cloned();
+    while let Some(snapshot) = current {
+        let summary = &snapshot.summary().additional_properties;
+        let says = |key: &str, value: &str| summary.get(key).is_some_and(|v| v == value);
+        if says("millrace.checkpoint", &wanted)
+            && says("millrace.sink", &sink.name)
+            && says("millrace.pipeline", &sink.pipeline)
+            && says("millrace.incarnation", &fence.incarnation)
+        {
+            return Ok(());
+        }
+        let Some(parent) = snapshot.parent_snapshot_id() else {
+            return Err(SinkError::Fatal(format!(
+                "table {}: its property `{key}` names checkpoint {checkpoint}, but no snapshot of `main` does: the table was \
+                 rolled back, and its rows since then are gone\nchoices:\n  - bring `main` back to the snapshot whose summary \
+                 says millrace.checkpoint = {checkpoint}\n  - begin anew: drop the table and start with an empty checkpoint \
+                 location",
+                sink.ident
+            )));
+        };
+        current = metadata.snapshot_by_id(parent).cloned();
+    }
+    // the snapshots before this one have expired
+    Ok(())
 }
 
 type Judge = FencedCatalog<()>;
@@ -239,11 +288,17 @@ mod erased {
 struct Pause {
     next: Duration,
     attempts: u32,
+    looked: bool,
 }
 
 impl Pause {
     fn new() -> Self {
-        Self { next: BACKOFF_FIRST, attempts: 0 }
+        Self { next: BACKOFF_FIRST, attempts: 0, looked: false }
+    }
+
+    /// After a catalog's "yes" the look follows at once; after the second one something is wrong.
+    fn first_look(&mut self) -> bool {
+        !std::mem::replace(&mut self.looked, true)
     }
 
     async fn after(&mut self, error: SinkError) -> Result<()> {
@@ -282,8 +337,8 @@ fn explain_claim(sink: &IcebergSink, fence: &Fence, refusal: &ClaimDecision) -> 
             "table {table} is at checkpoint {} of this pipeline, the restored checkpoint knows of none after {newest_known}: \
              it is older than the table (a rewind, an old copy of the state folder). Going on would write events again.\n\
              choices:\n  - the right location: restore the checkpoint log that holds checkpoint {}\n  - go back: roll table \
-             {table} back to the snapshot whose summary says `millrace.checkpoint = {newest_known}`, then start again\n  \
-             - accept duplicates: set the table property `{key}` to checkpoint {newest_known}, then start again",
+             {table} back to the snapshot whose summary says `millrace.checkpoint = {newest_known}` and set its property \
+             `{key}` to that checkpoint, then start again\n  - accept duplicates: set the table property `{key}` to checkpoint {newest_known}, then start again",
             found.checkpoint, found.checkpoint
         ),
         ClaimDecision::Behind { found, confirmed } => format!(

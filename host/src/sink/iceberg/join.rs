@@ -67,7 +67,14 @@ async fn join_partition(
             .map_err(|e| corrupt(e.to_string()))?;
         for batch in reader {
             let batch = batch.map_err(|e| corrupt(e.to_string()))?;
-            let batch = arrow_array::RecordBatch::try_new(layout.arrow.clone(), batch.columns().to_vec())
+            let columns = batch
+                .columns()
+                .iter()
+                .zip(layout.arrow.fields())
+                .map(|(column, field)| arrow_cast::cast(column, field.data_type()))
+                .collect::<std::result::Result<Vec<_>, _>>()
+                .map_err(|e| corrupt(e.to_string()))?;
+            let batch = arrow_array::RecordBatch::try_new(layout.arrow.clone(), columns)
                 .map_err(|e| corrupt(e.to_string()))?;
             out.write(&batch).await.map_err(failed)?;
         }

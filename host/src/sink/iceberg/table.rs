@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, new_null_array};
-use arrow_schema::{DataType as ArrowType, Field as ArrowField, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
+use arrow_schema::{Field as ArrowField, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::io::FileIO;
 use iceberg::spec::{
@@ -112,12 +112,8 @@ fn layout(table: &Table, name: &str, input: &Schema) -> Result<Layout> {
     let mut fields = Vec::new();
     let mut inputs = Vec::new();
     for (field, arrow) in schema.as_struct().fields().iter().zip(as_read.fields()) {
-        let ours = input.field(&field.name);
-        // Iceberg's binary is LargeBinary in the crate, and Binary here: the same bytes in Parquet
-        let arrow_type = match (ours, arrow.data_type()) {
-            (Some(_), ArrowType::LargeBinary) => ArrowType::Binary,
-            (_, other) => other.clone(),
-        };
+        // what the crate's writer takes; `project` casts (binary is LargeBinary there, the same bytes in Parquet)
+        let arrow_type = arrow.data_type().clone();
         let id = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), field.id.to_string())]);
         fields.push(ArrowField::new(&field.name, arrow_type, !field.required).with_metadata(id));
         inputs.push(input.index_of(&field.name));
