@@ -117,7 +117,9 @@ fn bench(brokers: &str, events: u64) -> Result<()> {
         let files = files_below(&folder.join("warehouse")).iter().filter(is_data).count();
         steady.push(show(name, usage, Some(start), Some(files)));
     }
-    if let [native, wasm, ..] = steady[..] {
+    if let [native, wasm, ..] = steady[..]
+        && native.is_finite()
+    {
         println!("\nsandbox's share (wasm ÷ native, steady state): {:.3}", wasm / native);
     }
     Ok(())
