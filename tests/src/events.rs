@@ -125,7 +125,8 @@ const TEN_MIB: usize = 10 << 20;
 pub fn bad_messages() -> Vec<(&'static str, Option<Vec<u8>>)> {
     let text = |text: &str| Some(text.as_bytes().to_vec());
     let mut broken_utf8 =
-        br#"{"event_id":"u","user_id":"u??","campaign_id":"c","event_type":"click","timestamp":1763000000000}"#.to_vec();
+        br#"{"event_id":"u","user_id":"u??","campaign_id":"c","event_type":"click","timestamp":1763000000000}"#
+            .to_vec();
     if let Some(at) = broken_utf8.windows(2).position(|pair| pair == b"??") {
         broken_utf8[at..at + 2].copy_from_slice(&[0xC3, 0x28]);
     }
@@ -147,7 +148,9 @@ pub fn bad_messages() -> Vec<(&'static str, Option<Vec<u8>>)> {
         ),
         (
             "wrong type",
-            text(r#"{"event_id":"w","user_id":"u","campaign_id":{"id":7},"event_type":"click","timestamp":1763000000000}"#),
+            text(
+                r#"{"event_id":"w","user_id":"u","campaign_id":{"id":7},"event_type":"click","timestamp":1763000000000}"#,
+            ),
         ),
         (
             "text where a number belongs",
@@ -157,7 +160,9 @@ pub fn bad_messages() -> Vec<(&'static str, Option<Vec<u8>>)> {
         ),
         (
             "number out of range",
-            text(r#"{"event_id":"o","user_id":"u","campaign_id":"c","event_type":"click","timestamp":99999999999999999999999}"#),
+            text(
+                r#"{"event_id":"o","user_id":"u","campaign_id":"c","event_type":"click","timestamp":99999999999999999999999}"#,
+            ),
         ),
         (
             "time that is none",

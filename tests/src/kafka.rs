@@ -19,8 +19,8 @@ use crate::{paths, process};
 
 mod setup;
 
-pub use setup::{ensure_jars, missing_tool};
 use setup::{Ports, class_path, format_storage};
+pub use setup::{ensure_jars, missing_tool};
 
 const READY_TIMEOUT_S: u64 = 120;
 const READY_LINE: &str = "Kafka Server started";
@@ -44,8 +44,7 @@ impl Broker {
     /// One for all tests of this process. The kernel kills it when the process ends.
     pub fn shared() -> &'static Broker {
         static SHARED: OnceLock<Mutex<Option<&'static Broker>>> = OnceLock::new();
-        let mut shared =
-            SHARED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = SHARED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         shared.get_or_insert_with(|| {
             let dir = paths::target().join("kafka").join(format!("shared-{}", std::process::id()));
             sweep(&paths::target().join("kafka"));

@@ -26,7 +26,8 @@ pub fn missing_tool() -> Option<String> {
     if !there(&["--version"]) {
         return Some("Python 3 is missing (Debian: python3)".to_owned());
     }
-    (!there(&["-c", "import venv, ensurepip"])).then(|| "Python's venv or pip is missing (Debian: python3-venv)".to_owned())
+    (!there(&["-c", "import venv, ensurepip"]))
+        .then(|| "Python's venv or pip is missing (Debian: python3-venv)".to_owned())
 }
 
 fn requirements() -> PathBuf {
@@ -66,7 +67,9 @@ pub fn ensure_python() -> Result<PathBuf> {
         Ok(())
     };
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv()))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(requirements()))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .arg(requirements()))?;
     std::fs::copy(requirements(), venv().join(".complete"))?;
     Ok(python)
 }

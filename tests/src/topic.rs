@@ -140,7 +140,10 @@ pub fn read(brokers: &str, topic: &str, mut take: impl FnMut(i32, i64, Option<&[
     let mut last_seen = Instant::now();
     while !open.is_empty() {
         let Some(message) = consumer.poll(Duration::from_millis(200)) else {
-            ensure!(last_seen.elapsed() < timeout, "dumping {topic}: nothing for {TIMEOUT_S} s, still waiting for {open:?}");
+            ensure!(
+                last_seen.elapsed() < timeout,
+                "dumping {topic}: nothing for {TIMEOUT_S} s, still waiting for {open:?}"
+            );
             continue;
         };
         let message = message.with_context(|| format!("dumping {topic}"))?;

@@ -46,7 +46,9 @@ fn build_plugins() -> Result<()> {
 pub fn bench(arguments: &[String]) -> Result<ExitCode> {
     run()?;
     let status = shell::status(
-        shell::cargo().args(["run", "--release", "-p", "millrace-tests", "--features", "bench", "--bin", "bench", "--"]).args(arguments),
+        shell::cargo()
+            .args(["run", "--release", "-p", "millrace-tests", "--features", "bench", "--bin", "bench", "--"])
+            .args(arguments),
     )?;
     Ok(shell::code(status))
 }

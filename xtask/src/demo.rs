@@ -10,7 +10,8 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
     build::run()?;
     let mut demo = shell::program(shell::target().join("release/millrace"));
     demo.arg("demo").args(arguments);
-    let ours = if arguments.iter().any(|argument| argument == "--kafka") && std::env::var_os("KAFKA_BROKERS").is_none() {
+    let ours = if arguments.iter().any(|argument| argument == "--kafka") && std::env::var_os("KAFKA_BROKERS").is_none()
+    {
         let running = kafka::status()?.is_some();
         let address = kafka::start(None)?;
         eprintln!("Apache Kafka on {address} (another one: KAFKA_BROKERS=host:port)");

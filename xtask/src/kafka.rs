@@ -48,6 +48,14 @@ pub fn status() -> Result<Option<String>> {
 
 fn fixture() -> Result<Command> {
     needs::for_build()?;
-    shell::run(shell::cargo().args(["build", "--quiet", "--release", "-p", "millrace-tests", "--bin", "kafka-fixture"]))?;
+    shell::run(shell::cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "-p",
+        "millrace-tests",
+        "--bin",
+        "kafka-fixture",
+    ]))?;
     Ok(shell::program(shell::target().join("release/kafka-fixture")))
 }

@@ -9,9 +9,7 @@ use crate::shell;
 pub fn run() -> Result<ExitCode> {
     shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
     // the release profile: its dependencies are there already
-    shell::run(
-        shell::cargo().args(["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    )?;
+    shell::run(shell::cargo().args(["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     if shell::answers("cargo-deny", &["--version"]) {
         shell::run(shell::cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
     } else {

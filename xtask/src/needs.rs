@@ -42,7 +42,9 @@ pub fn wasm_target() -> Result<()> {
         return Ok(());
     }
     if !shell::answers("rustup", &["--version"]) {
-        bail!("the Rust target {WASM_TARGET} is missing, and there is no rustup to add it. hint: install it as you did Rust");
+        bail!(
+            "the Rust target {WASM_TARGET} is missing, and there is no rustup to add it. hint: install it as you did Rust"
+        );
     }
     shell::run(shell::program("rustup").args(["target", "add", WASM_TARGET]))
 }

@@ -1,6 +1,6 @@
 //! Without a broker: the embedded generator, and the command line itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use millrace_tests::events::Random;
@@ -8,10 +8,13 @@ use millrace_tests::millrace::Millrace;
 use millrace_tests::oracle;
 use millrace_tests::paths::Scratch;
 use millrace_tests::pipeline::{EVENTS, Pipeline};
+use millrace_tests::process::wait_for;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const WINDOW_MS: i64 = 60_000;
 const COUNT: u64 = 200_000;
+/// After the first start, which is at most a few seconds before the generator's clock begins.
+const ALL_DUE_S: u64 = 20;
 
 /// 20,000 events per second: the whole takes ten seconds, so that kills fall into it.
 fn generator(scratch: &Scratch) -> Pipeline {
@@ -30,12 +33,15 @@ fn the_generator_survives_sigkill() -> Result<()> {
     let pipeline = generator(&scratch);
     let file = pipeline.write()?;
     let mut random = Random::new(3);
+    let started = Instant::now();
     for _ in 0..5 {
-        let millrace = Millrace::run(&file, &["--until-end"], &[])?;
+        let millrace = Millrace::run(&file, &[], &[])?;
         std::thread::sleep(Duration::from_millis(300 + random.below(1_500)));
         let ended = millrace.kill()?;
         ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
     }
+    // `--until-end` reads what is due by then: everything
+    wait_for("the last event to be due", MINUTE, || Ok(started.elapsed() > Duration::from_secs(ALL_DUE_S)))?;
     Millrace::run_to_end(&file, MINUTE)?.ok()?;
     oracle::events_complete(&pipeline, EVENTS, COUNT, 4)?;
     oracle::metrics_match_events_table(&pipeline, WINDOW_MS)
@@ -63,8 +69,9 @@ fn a_query_reads_what_was_written() -> Result<()> {
     let file = pipeline.write()?;
     Millrace::run_to_end(&file, MINUTE)?.ok()?;
     let sql = "SELECT count(*) AS n FROM lake.ads.campaign_events";
-    let ended =
-        Millrace::start(&["query", sql, "-f", file.to_str().unwrap_or_default(), "--format", "csv"], &[])?.wait(MINUTE)?.ok()?;
+    let ended = Millrace::start(&["query", sql, "-f", file.to_str().unwrap_or_default(), "--format", "csv"], &[])?
+        .wait(MINUTE)?
+        .ok()?;
     ensure!(ended.output.lines().any(|line| line.trim() == COUNT.to_string()), "the query said:\n{}", ended.output);
     Ok(())
 }

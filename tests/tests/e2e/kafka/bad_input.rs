@@ -84,7 +84,8 @@ fn dead_letters_to_a_file() -> Result<()> {
     let mut bench = Bench::new("bad-file")?;
     bench.pipeline.on_error = "dead-letter".to_owned();
     bench.pipeline.more =
-        "[sinks.bad_events]\ntype = \"file\"\ninputs = [\"events.errors\"]\npath = \"./bad\"\nformat = \"jsonl\"\n".to_owned();
+        "[sinks.bad_events]\ntype = \"file\"\ninputs = [\"events.errors\"]\npath = \"./bad\"\nformat = \"jsonl\"\n"
+            .to_owned();
     bench.pipeline.write()?;
     let bad = produce(&mut bench)?;
     Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;

@@ -16,14 +16,14 @@ fn a_killed_broker_costs_nothing_but_time() -> Result<()> {
     let mut bench = Bench::on("broker-restart", &broker.brokers(), Shape::default())?;
     bench.produce(20_000)?;
     let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
-    millrace.while_running("the first commit", MINUTE, || Ok(bench.snapshots() > 0))?;
+    millrace.while_running("the first commit", MINUTE, || Ok(bench.commits() > 0))?;
 
     broker.kill();
     broker.restart()?;
     ensure!(millrace.is_running()?, "millrace has given up with its broker");
-    let before = bench.snapshots();
+    let before = bench.commits();
     bench.produce(20_000)?;
-    millrace.while_running("a commit after the broker came back", TWO_MINUTES, || Ok(bench.snapshots() > before))?;
+    millrace.while_running("a commit after the broker came back", TWO_MINUTES, || Ok(bench.commits() > before))?;
     millrace.terminate(MINUTE)?.ok()?;
 
     Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;

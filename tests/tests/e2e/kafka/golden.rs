@@ -27,9 +27,9 @@ fn a_checkpoint_every_200_ms() -> Result<()> {
     let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
     // the events come in pieces, each seen in a commit before the next, so that there are many checkpoints between them
     for _ in 0..10 {
-        let before = bench.snapshots();
+        let before = bench.commits();
         bench.produce(EVENTS / 10)?;
-        millrace.while_running("a commit", MINUTE, || Ok(bench.snapshots() > before))?;
+        millrace.while_running("a commit", MINUTE, || Ok(bench.commits() > before))?;
     }
     millrace.terminate(MINUTE)?.ok()?;
     Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
@@ -43,9 +43,9 @@ fn stopped_and_resumed_at_another_parallelism() -> Result<()> {
         bench.pipeline.parallelism = parallelism;
         bench.pipeline.write()?;
         let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
-        let before = bench.snapshots();
+        let before = bench.commits();
         bench.produce(EVENTS / 4)?;
-        millrace.while_running("a commit", MINUTE, || Ok(bench.snapshots() > before))?;
+        millrace.while_running("a commit", MINUTE, || Ok(bench.commits() > before))?;
         millrace.terminate(MINUTE)?.ok()?;
     }
     bench.pipeline.parallelism = 4;

@@ -10,7 +10,7 @@ fn the_older_of_two_processes_is_fenced() -> Result<()> {
     let mut bench = Bench::new("zombie")?;
     bench.produce(20_000)?;
     let mut older = Millrace::run(&bench.file(), &[], &[])?;
-    older.while_running("the first commit", MINUTE, || Ok(bench.snapshots() > 0))?;
+    older.while_running("the first commit", MINUTE, || Ok(bench.commits() > 0))?;
 
     let newer = Millrace::run(&bench.file(), &[], &[])?;
     // both have something to write
