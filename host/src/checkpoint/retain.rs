@@ -38,7 +38,7 @@ impl CheckpointStore {
 
     /// Lists all state files and deletes those that nothing can refer to any more: left by attempts that crashed, or
     /// by a retention that did. Call it once in a while, after a checkpoint: it costs a listing of all state files.
-    pub async fn sweep_orphans(&self, owner: &Owner, keep: usize, confirmed: &BTreeMap<String, u64>) -> Result<Retained> {
+    pub async fn sweep_orphans(&self, owner: &Owner, confirmed: &BTreeMap<String, u64>) -> Result<Retained> {
         // Listed before the log is read: what is written in between is not in the list.
         let prefix = self.path(&["state"]);
         let listed = self
@@ -46,7 +46,8 @@ impl CheckpointStore {
             .run("listing the state files", || self.store.list(Some(&prefix)).try_collect::<Vec<_>>())
             .await?
             .unwrap_or_default();
-        let decision = self.decide(owner, keep, confirmed).await?;
+        // every checkpoint in the log counts, also those that the next retention will delete
+        let decision = self.decide(owner, usize::MAX, confirmed).await?;
         let orphans: Vec<String> = listed
             .iter()
             .filter_map(|object| self.relative(&object.location))

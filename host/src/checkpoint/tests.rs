@@ -333,8 +333,8 @@ async fn orphans_are_swept_and_what_is_in_flight_is_not() {
     }
     let in_flight = upload(&store, owner.next_number(), 3).await;
     assert_eq!(store.retain(&owner, 1, &BTreeMap::new()).await.expect("retains").files_deleted, 0);
-    assert_eq!(store.sweep_orphans(&owner, 1, &BTreeMap::new()).await.expect("sweeps").files_deleted, 1);
-    assert_eq!(store.sweep_orphans(&owner, 1, &BTreeMap::new()).await.expect("sweeps").files_deleted, 0);
+    assert_eq!(store.sweep_orphans(&owner, &BTreeMap::new()).await.expect("sweeps").files_deleted, 1);
+    assert_eq!(store.sweep_orphans(&owner, &BTreeMap::new()).await.expect("sweeps").files_deleted, 0);
     assert!(matches!(store.read_state_file(&crashed).await, Err(CheckpointError::StateDamaged { .. })));
     for file in [shared, in_flight] {
         store.read_state_file(&file).await.expect("is there");
@@ -393,7 +393,7 @@ async fn kept_checkpoints_are_always_restorable() {
                 }
                 _ => {
                     let known = [("s".to_owned(), confirmed)].into();
-                    store.sweep_orphans(&claimed.owner, 1, &known).await.expect("sweeps");
+                    store.sweep_orphans(&claimed.owner, &known).await.expect("sweeps");
                 }
             }
             // every checkpoint that is in the log is whole

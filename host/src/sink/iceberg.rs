@@ -113,7 +113,7 @@ impl IcebergSink {
     pub(crate) async fn after_commit(&self, table: Table, committable: &Committable) {
         let mut gone: Vec<String> = Vec::new();
         for file in &committable.files {
-            if let Some(path) = file.get("file_path").and_then(Value::as_str) {
+            if let Some(path) = file.get("path").and_then(Value::as_str) {
                 gone.extend(
                     self.joined.lock().unwrap_or_else(PoisonError::into_inner).remove(path).unwrap_or_default(),
                 );
@@ -137,7 +137,7 @@ impl SinkCommitter for IcebergSink {
 
     async fn join(&self, files: Vec<Value>) -> Result<Vec<Value>> {
         let (files, gone) = join::join(&self.layout, files).await?;
-        if let Some(path) = files.last().and_then(|f| f.get("file_path")).and_then(Value::as_str)
+        if let Some(path) = files.last().and_then(|f| f.get("path")).and_then(Value::as_str)
             && !gone.is_empty()
         {
             // They are part of a joined file now, but older checkpoints name them until this commit is in the table.

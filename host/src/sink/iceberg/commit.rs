@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iceberg::spec::{DataFile, deserialize_data_file_from_json};
+use iceberg::spec::DataFile;
 use iceberg::table::Table;
 use iceberg::transaction::{ApplyTransactionAction, Transaction};
 use millrace_core::checkpoint::{Committable, SinkState};
@@ -214,20 +214,7 @@ async fn transact(
 }
 
 fn data_files(sink: &IcebergSink, committable: &Committable) -> Result<Vec<DataFile>> {
-    let layout = &sink.layout;
-    committable
-        .files
-        .iter()
-        .map(|file| {
-            deserialize_data_file_from_json(
-                &file.to_string(),
-                layout.spec.spec_id(),
-                &layout.partition_type,
-                &layout.schema,
-            )
-            .map_err(|e| SinkError::Fatal(format!("a file of checkpoint {} cannot be read back: {e}", committable.checkpoint)))
-        })
-        .collect()
+    committable.files.iter().map(|file| super::writer::data_file(&sink.layout, file)).collect()
 }
 
 fn summary(sink: &IcebergSink, fence: &Fence, more: &[(&str, String)]) -> HashMap<String, String> {

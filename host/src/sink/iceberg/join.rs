@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use iceberg::spec::{DataFile, Struct, deserialize_data_file_from_json};
+use iceberg::spec::{DataFile, Struct};
 use iceberg::writer::file_writer::FileWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
@@ -21,14 +21,8 @@ const JOIN_TASK: usize = 999;
 pub async fn join(layout: &Layout, files: Vec<Value>) -> Result<(Vec<Value>, Vec<String>)> {
     let mut by_partition: BTreeMap<String, (Struct, Vec<(DataFile, Value)>)> = BTreeMap::new();
     for json in files {
-        let file = deserialize_data_file_from_json(
-            &json.to_string(),
-            layout.spec.spec_id(),
-            &layout.partition_type,
-            &layout.schema,
-        )
-        .map_err(|e| classify("reading back what a checkpoint says of a file", &e))?;
-        let key = json.get("partition").map(ToString::to_string).unwrap_or_default();
+        let file = writer::data_file(layout, &json)?;
+        let key = json.get("partition").and_then(Value::as_str).unwrap_or_default().to_owned();
         by_partition.entry(key).or_insert_with(|| (file.partition().clone(), Vec::new())).1.push((file, json));
     }
     let joined: Vec<(Vec<Value>, Vec<String>)> = stream::iter(by_partition.into_values())

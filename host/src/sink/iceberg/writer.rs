@@ -16,7 +16,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt32Array};
-use iceberg::spec::{DataFileFormat, FormatVersion, PartitionKey, Struct, serialize_data_file_to_json};
+use iceberg::spec::{
+    DataFile, DataFileFormat, FormatVersion, PartitionKey, Struct, deserialize_data_file_from_json, serialize_data_file_to_json,
+};
 use iceberg::writer::file_writer::location_generator::LocationGenerator;
 use iceberg::writer::file_writer::{FileWriter, FileWriterBuilder, ParquetWriter, ParquetWriterBuilder};
 use iceberg::writer::CurrentFileStatus;
@@ -205,15 +207,10 @@ impl Files {
         partitions: &Partitions,
         checkpoint: Option<u64>,
     ) -> Result<()> {
-        let full = match self.open.get(&id) {
-            None => {
-                let writer = open(&self.layout, self.task, checkpoint, partition_of(&self.layout, partitions, id)).await?;
-                self.open.insert(id, writer);
-                false
-            }
-            Some(_) => false,
-        };
-        debug_assert!(!full);
+        if !self.open.contains_key(&id) {
+            let partition = partition_of(&self.layout, partitions, id);
+            self.open.insert(id, open(&self.layout, self.task, checkpoint, partition).await?);
+        }
         let Some(writer) = self.open.get_mut(&id) else { return Ok(()) };
         writer.write(rows).await.map_err(|e| classify(&format!("writing a file of table {}", self.layout.table), &e))?;
         self.written += rows.num_rows() as u64;
@@ -263,10 +260,19 @@ pub(super) async fn close(layout: &Layout, writer: ParquetWriter, partition: Str
                 .partition_spec_id(layout.spec.spec_id())
                 .build()
                 .map_err(|e| SinkError::Fatal(format!("describing a file of table {}: {e}", layout.table)))?;
+            let path = file.file_path().to_owned();
             let json = serialize_data_file_to_json(file, &layout.partition_type, FormatVersion::V2).map_err(failed)?;
-            serde_json::from_str(&json).map_err(|e| SinkError::Fatal(format!("describing a file: {e}")))
+            // kept as text: the crate reads a partition's values by their order, and a JSON value may reorder them
+            Ok(serde_json::json!({ "path": path, "partition": format!("{partition:?}"), "data_file": json }))
         })
         .collect()
+}
+
+/// What a checkpoint says of a file, read back.
+pub(super) fn data_file(layout: &Layout, value: &serde_json::Value) -> Result<DataFile> {
+    let text = value.get("data_file").and_then(serde_json::Value::as_str).unwrap_or_default();
+    deserialize_data_file_from_json(text, layout.spec.spec_id(), &layout.partition_type, &layout.schema)
+        .map_err(|e| SinkError::Fatal(format!("what a checkpoint says of a file of table {} cannot be read: {e}", layout.table)))
 }
 
 /// Widens the span of windows by those of a batch of results.
