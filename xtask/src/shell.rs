@@ -21,8 +21,16 @@ pub fn cargo() -> Command {
 pub fn program(name: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(name);
     command.current_dir(root());
-    // cargo sets it for us, and a cargo started by us would take it for its own
-    command.env_remove("CARGO_MANIFEST_DIR");
+    // `cargo xtask` sets these for us. Build scripts (ring's, for one) look at them, so that a cargo started with them
+    // would build again what a cargo started by hand has built, and the other way round.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|p| text.starts_with(p))
+            || text == "OUT_DIR"
+        {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
