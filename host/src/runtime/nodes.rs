@@ -90,21 +90,6 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         .iter()
         .map(|(name, spec)| open_aggregation(name, spec, opened, input_of(name), schema_of(name)))
         .collect::<Result<Vec<_>, _>>()?;
-    for (name, inputs) in pipeline
-        .aggregations
-        .iter()
-        .map(|(n, a)| (n, &a.inputs))
-        .chain(pipeline.sinks.iter().map(|(n, s)| (n, &s.inputs)))
-    {
-        let united = input_of(name);
-        let differs = |input: &&String| opened.resolved.output.get(*input).is_some_and(|schema| *schema != united);
-        if let Some(input) = inputs.iter().find(differs) {
-            return Err(RunError::Spec(format!(
-                "`{name}` unites inputs of different columns (`{input}` is not like the others): not supported yet\nhint: \
-                 give the sources the same schema"
-            )));
-        }
-    }
     let nodes = pipeline.sources.iter().map(|(n, _)| n);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
     let stats = Arc::new(RunStats::new(nodes.map(|n| Arc::from(n.as_str()))));
