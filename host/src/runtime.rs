@@ -45,6 +45,8 @@ pub mod nodes;
 pub mod progress;
 pub mod restore;
 pub mod run;
+#[cfg(test)]
+mod simulation;
 pub mod sink_task;
 pub mod source_task;
 pub mod stats;

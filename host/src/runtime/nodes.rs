@@ -261,12 +261,12 @@ fn open_iceberg(
 }
 
 /// The checkpoint log behind the coordinator.
-struct Log {
-    store: Arc<CheckpointStore>,
+pub(super) struct Log {
+    pub store: Arc<CheckpointStore>,
     /// taken out while a record is being published
-    owner: Mutex<Option<Owner>>,
-    retain: usize,
-    clock: Arc<dyn Clock>,
+    pub owner: Mutex<Option<Owner>>,
+    pub retain: usize,
+    pub clock: Arc<dyn Clock>,
 }
 
 #[async_trait]
@@ -294,9 +294,9 @@ impl CheckpointLog for Log {
     }
 }
 
-struct Reader {
-    store: Arc<CheckpointStore>,
-    runtime: Handle,
+pub(super) struct Reader {
+    pub store: Arc<CheckpointStore>,
+    pub runtime: Handle,
 }
 
 impl StateReader for Reader {
@@ -306,9 +306,9 @@ impl StateReader for Reader {
 }
 
 /// Encodes on blocking threads, uploads, acknowledges.
-struct Uploader {
-    store: Arc<CheckpointStore>,
-    runtime: Handle,
+pub(super) struct Uploader {
+    pub store: Arc<CheckpointStore>,
+    pub runtime: Handle,
 }
 
 impl StateUploader for Uploader {
