@@ -6,6 +6,7 @@
 //! | [`paths`] | where things are; scratch folders |
 //! | [`process`] | children that never outlive us |
 //! | [`kafka`] | a real Apache Kafka, started, killed and restarted |
+//! | [`jars`] | programs that Maven fetches |
 //! | [`topic`] | topics made, filled and dumped |
 //! | [`events`] | seeded ad events, and every kind of bad message |
 //! | [`pipeline`] | pipeline files |
@@ -13,6 +14,7 @@
 //! | [`oracle`] | DuckDB and PyIceberg say what is right |
 
 pub mod events;
+pub mod jars;
 pub mod kafka;
 pub mod millrace;
 pub mod oracle;

@@ -17,6 +17,7 @@ mod broker_restart;
 mod exactly_once;
 mod golden;
 mod oracle_1m;
+mod recreated;
 mod refusals;
 mod unreachable;
 mod zombie;
