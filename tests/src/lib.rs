@@ -7,6 +7,7 @@
 //! | [`process`] | children that never outlive us |
 //! | [`kafka`] | a real Apache Kafka, started, killed and restarted |
 //! | [`jars`] | programs that Maven fetches |
+//! | [`s3`] | an S3 store that verifies signatures |
 //! | [`topic`] | topics made, filled and dumped |
 //! | [`events`] | seeded ad events, and every kind of bad message |
 //! | [`pipeline`] | pipeline files |
@@ -21,4 +22,5 @@ pub mod oracle;
 pub mod paths;
 pub mod pipeline;
 pub mod process;
+pub mod s3;
 pub mod topic;

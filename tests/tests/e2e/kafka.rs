@@ -19,6 +19,7 @@ mod golden;
 mod oracle_1m;
 mod recreated;
 mod refusals;
+mod s3;
 mod unreachable;
 mod zombie;
 
