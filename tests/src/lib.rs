@@ -7,6 +7,7 @@
 //! | [`process`] | children that never outlive us |
 //! | [`kafka`] | a real Apache Kafka, started, killed and restarted |
 //! | [`jars`] | programs that Maven fetches |
+//! | [`rest_catalog`] | Iceberg's own REST catalog server |
 //! | [`s3`] | an S3 store that verifies signatures |
 //! | [`topic`] | topics made, filled and dumped |
 //! | [`events`] | seeded ad events, and every kind of bad message |
@@ -22,5 +23,6 @@ pub mod oracle;
 pub mod paths;
 pub mod pipeline;
 pub mod process;
+pub mod rest_catalog;
 pub mod s3;
 pub mod topic;

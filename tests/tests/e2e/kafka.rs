@@ -14,6 +14,7 @@ use millrace_tests::topic::{self, Producer};
 
 mod bad_input;
 mod broker_restart;
+mod catalog;
 mod exactly_once;
 mod golden;
 mod oracle_1m;
