@@ -221,6 +221,10 @@ impl Connector for KafkaConnector {
     }
 
     fn publish_positions(&self, positions: &[(PartitionId, i64)]) {
+        // they would only pile up, and closing waits for them
+        if self.consumer.context().is_unreachable() {
+            return;
+        }
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for (id, position) in positions {
             if let Err(error) = list.add_partition_offset(&id.topic, id.partition, Offset::Offset(*position)) {

@@ -19,6 +19,10 @@ const QUEUE_FULL_BACKOFF_MS: &str = "5";
 /// Longest pause between attempts to connect to a broker that is down.
 const RECONNECT_BACKOFF_MAX_MS: &str = "2000";
 
+/// Longest wait for an answer to a request, as the Java client has it (librdkafka: 60 s). Closing waits for what is under
+/// way, also where the broker is gone.
+const REQUEST_TIMEOUT_MS: &str = "30000";
+
 /// No group is ever joined; but positions that the group's coordinator does not take are given up after it, and closing
 /// waits for them (45 s by default).
 const SESSION_TIMEOUT_MS: &str = "6000";
@@ -56,6 +60,7 @@ pub(super) fn client_config(source: &str, spec: &KafkaSpec) -> Result<ClientConf
         .set("queued.max.messages.kbytes", QUEUED_KIB_MAX)
         .set("fetch.queue.backoff.ms", QUEUE_FULL_BACKOFF_MS)
         .set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MAX_MS)
+        .set("socket.timeout.ms", REQUEST_TIMEOUT_MS)
         .set("session.timeout.ms", SESSION_TIMEOUT_MS)
         .set_log_level(RDKafkaLogLevel::Debug)
         // a few lines now and then; one of them tells that a topic was made anew (see `changed_id`)

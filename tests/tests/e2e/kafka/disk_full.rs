@@ -44,6 +44,6 @@ fn in_the_warehouse() -> Result<()> {
     bench.pipeline.metrics = false;
     bench.pipeline.write()?;
     let warehouse = bench.pipeline.warehouse().display().to_string();
-    fails_and_goes_on(&mut bench, &[&warehouse, "ads.campaign_events", "File too large"])?;
+    fails_and_goes_on(&mut bench, &[&warehouse, "campaign_events", "File too large"])?;
     oracle::events_match(&bench.pipeline, EVENTS, &bench.dump()?, 1)
 }
