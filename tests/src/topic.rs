@@ -82,7 +82,7 @@ impl Producer {
     /// `None` is a tombstone.
     pub fn send(&mut self, partition: i32, payload: Option<&[u8]>) -> Result<()> {
         self.sent += 1;
-        if self.sent % 1024 == 0 {
+        if self.sent.is_multiple_of(1024) {
             self.inner.poll(Duration::ZERO);
         }
         let key = if payload.is_none() { Some(&b"tombstone"[..]) } else { None };
