@@ -94,7 +94,19 @@ pub enum PluginError {
     Contract { plugin: String, call: &'static str, message: String },
     /// It trapped, ran past its deadline or out of memory. The instance is dead.
     #[error("plugin `{plugin}` failed in `{call}`: {message}")]
-    Trap { plugin: String, call: &'static str, message: String, guest_log: Vec<String> },
+    Trap { plugin: String, call: &'static str, message: String, guest_log: Vec<String>, out_of_memory: bool },
+}
+
+impl PluginError {
+    /// The instance is lost, and a new one may do better.
+    pub fn is_dead_instance(&self) -> bool {
+        matches!(self, Self::Contract { .. } | Self::Trap { .. })
+    }
+
+    /// A single row may be the reason. Memory is used up by all rows together.
+    pub fn may_be_a_row(&self) -> bool {
+        matches!(self, Self::Contract { .. } | Self::Trap { out_of_memory: false, .. })
+    }
 }
 
 pub type Result<T> = std::result::Result<T, PluginError>;

@@ -20,24 +20,34 @@
 //! | [`failures`] | what happens to a row that cannot be used: fail, skip, dead letter |
 //! | [`source_task`] | partitions in order of event time → batches, watermarks, barriers |
 //! | [`aggregate_task`] | groups, plugin calls, results, state export |
+//! | [`accumulator`] | the plugin's instance, and how it is brought back when it fails |
 //! | [`sink_task`] | rows to a writer, prepared files to the coordinator |
 //! | [`monitor`] | asks the brokers: new partitions, end offsets |
 //! | [`coordinator`] | checkpoints and commits |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
 //! | [`nodes`] | the real world's parts, made from the spec |
+//! | `graph` | the queues of a run |
+//! | `unite` | several inputs of one node, united by column name |
+//! | `assign` | which task reads which partition, from where |
 //! | [`run`] | one run from start to end |
 //! | [`progress`] | the line on the terminal |
 
+pub mod accumulator;
 pub mod aggregate_task;
+mod assign;
 pub mod coordinator;
 pub mod edge;
 pub mod failures;
+mod graph;
 pub mod message;
 pub mod monitor;
 pub mod nodes;
 pub mod progress;
 pub mod restore;
 pub mod run;
+#[cfg(test)]
+mod simulation;
 pub mod sink_task;
 pub mod source_task;
 pub mod stats;
+mod unite;

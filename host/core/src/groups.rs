@@ -109,6 +109,11 @@ impl GroupTable {
         self.free.extend(slots);
     }
 
+    /// Windows changed since [`GroupTable::take_changed`], ascending.
+    pub fn changed(&self) -> impl Iterator<Item = i64> {
+        self.windows.iter().filter(|(_, window)| window.changed).map(|(start, _)| *start)
+    }
+
     /// Windows changed since the last call, ascending; they count as unchanged from now on.
     pub fn take_changed(&mut self) -> Vec<i64> {
         self.windows

@@ -22,6 +22,16 @@ pub const PLUGIN_GROUPS_PER_CALL_MAX: usize = 8_192;
 /// Bytes of state that one export call should return.
 pub const STATE_CHUNK_BYTES: u64 = 8 << 20;
 
+/// Part of `memory_limit` in which the aggregation tasks together keep inputs since the last export, to bring a failed plugin
+/// instance back.
+pub const KEPT_INPUTS_SHARE: u64 = 8;
+
+/// Failed parts of one batch after which the search for the rows that kill a plugin is given up.
+pub const BISECTION_FAILURES_MAX: u32 = 500;
+
+/// A plugin instance with less memory than this is never rebuilt to give memory back.
+pub const REBUILD_BYTES_MIN: u64 = 64 << 20;
+
 /// Packets waiting on one edge between two tasks.
 pub const EDGE_PACKETS_MAX: usize = 4;
 
@@ -30,7 +40,6 @@ pub const COMMITS_WAITING_MAX: usize = 8;
 
 /// How often new partitions are looked for.
 pub const DISCOVERY_INTERVAL_MS: u64 = 10_000;
-
 
 /// Dropped or failed events shown in the log per node, before only the counter goes on.
 pub const FIRST_OCCURRENCES_LOGGED: u64 = 5;

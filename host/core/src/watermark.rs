@@ -11,6 +11,10 @@
 //!
 //! This module never looks at a clock: whoever decides that a partition is idle hands the fact in.
 
+/// Event time has come to its end, as it does in a bounded run. An operator is there once *all* its inputs are, idle or
+/// not.
+pub const END_OF_TIME_MS: i64 = i64::MAX;
+
 /// What travels between tasks. `time_ms` is none as long as nothing is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Watermark {
@@ -109,7 +113,13 @@ impl InputWatermarks {
             let time_ms = slot.time_ms.max(watermark.time_ms);
             *slot = Watermark { time_ms, idle: watermark.idle };
         }
-        let combined = combine(self.inputs.iter().copied());
+        let ended = |w: &&Watermark| w.time_ms == Some(END_OF_TIME_MS);
+        let combined = if self.inputs.iter().all(|w| ended(&w)) {
+            combine(self.inputs.iter().copied())
+        } else {
+            // an idle input may have rows on their way that are older than its end, and they are not late
+            combine(self.inputs.iter().filter(|w| !ended(w)).copied())
+        };
         let before = (self.current_ms, self.idle);
         self.idle = combined.idle;
         if !combined.idle {
@@ -180,6 +190,21 @@ mod tests {
         w.update(1, at(100));
         assert!(w.update(0, at(10)) || w.current_ms() == Some(100));
         assert_eq!(w.current_ms(), Some(100));
+    }
+
+    #[test]
+    fn time_ends_when_it_has_ended_on_every_input_idle_or_not() {
+        let mut w = InputWatermarks::new(2, None);
+        w.update(0, at(50));
+        w.update(1, IDLE);
+        assert_eq!(w.current_ms(), Some(50));
+        w.update(0, at(END_OF_TIME_MS));
+        assert_eq!(w.current_ms(), Some(50));
+        // it wakes: what it had sent before its own end is not late
+        w.update(1, at(60));
+        assert_eq!(w.current_ms(), Some(60));
+        w.update(1, at(END_OF_TIME_MS));
+        assert_eq!(w.current_ms(), Some(END_OF_TIME_MS));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::plugin::engine::PluginEngine;
 use crate::plugin::limits::PluginLimits;
 use crate::plugin::wasm::WasmFactory;
 use crate::plugin::{AggregatorFactory, Signature};
-use crate::spec::model::PluginSpec;
+use crate::spec::model::{Pipeline, PluginSpec};
 use crate::spec::{self, Loaded, Resolved};
 
 /// A pipeline with its plugins opened and every edge checked.
@@ -50,7 +50,7 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             factories.insert(name.clone(), factory);
             continue;
         }
-        match open_plugin(name, plugin, &mut engine) {
+        match open_plugin(name, plugin, memory_share(&loaded.pipeline), &mut engine) {
             Ok((factory, bytes)) => {
                 plugin_bytes.insert(factory.digest().to_owned(), bytes);
                 factories.insert(name.clone(), factory);
@@ -72,9 +72,16 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
     Ok(Opened { resolved, factories, plugin_bytes })
 }
 
+/// What one plugin task may take of the whole budget.
+fn memory_share(pipeline: &Pipeline) -> u64 {
+    let tasks = pipeline.aggregations.len().saturating_mul(pipeline.parallelism).max(1);
+    pipeline.state.memory_limit_bytes / u64::try_from(tasks).unwrap_or(u64::MAX)
+}
+
 fn open_plugin(
     name: &str,
     spec: &PluginSpec,
+    memory_share: u64,
     engine: &mut Option<Arc<PluginEngine>>,
 ) -> Result<(Arc<dyn AggregatorFactory>, Vec<u8>), String> {
     let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
@@ -85,10 +92,11 @@ fn open_plugin(
             Arc::clone(engine.insert(made))
         }
     };
-    let mut limits = PluginLimits { deadline: std::time::Duration::from_millis(spec.deadline_ms), ..Default::default() };
-    if let Some(bytes) = spec.memory_bytes {
-        limits.memory_bytes = bytes;
-    }
+    let limits = PluginLimits {
+        deadline: std::time::Duration::from_millis(spec.deadline_ms),
+        memory_bytes: spec.memory_bytes.unwrap_or(memory_share),
+        ..Default::default()
+    };
     let factory = WasmFactory::new(&engine, name, &artifact, limits).map_err(|e| e.to_string())?;
     let bytes = std::fs::read(&spec.path).map_err(|e| format!("{}: {e}", spec.path.display()))?;
     Ok((Arc::new(factory), bytes))

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::Context;
 use crossbeam_channel::unbounded;
 
-use super::open::{load, resolve};
+use super::open::{Substitute, load, resolve};
 use super::{Failure, RunArgs};
 use crate::runtime::coordinator::{Finished, Order};
 use crate::runtime::nodes;
@@ -15,9 +15,14 @@ use crate::runtime::run::{RunOptions, run as run_pipeline};
 use crate::spec::model::Start;
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    run_with(args, None)
+}
+
+/// With some plugins replaced by another implementation (benchmarks: native code).
+pub fn run_with(args: &RunArgs, substitute: Option<Substitute<'_>>) -> Result<(), Failure> {
     let loaded = load(&args.file)?;
     let runtime = io_runtime()?;
-    let resolved = resolve(&loaded, None)?;
+    let resolved = resolve(&loaded, substitute)?;
     let mut reset_offsets = std::collections::BTreeMap::new();
     for reset in &args.reset_offsets {
         let (source, start) = parse_reset(reset).map_err(Failure::Usage)?;

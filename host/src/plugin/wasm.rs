@@ -32,7 +32,7 @@ use super::{
 };
 
 #[cfg(test)]
-pub(in crate::plugin) mod tests;
+pub(crate) mod tests;
 
 /// A compiled aggregation plugin under one set of limits.
 pub struct WasmFactory {
@@ -185,6 +185,7 @@ impl Instance {
                 call,
                 message: format!("this instance failed before, in `{failed_in}`; it must be replaced by a new one"),
                 guest_log: self.store.data().log.last(),
+                out_of_memory: false,
             });
         }
         self.store.set_epoch_deadline(deadline_ticks(deadline));
@@ -208,6 +209,7 @@ impl Instance {
                 call,
                 message: cut(text, TEXT_BYTES_MAX),
                 guest_log: self.store.data().log.last(),
+                out_of_memory: false,
             },
         }
     }
@@ -229,7 +231,8 @@ fn trap(
 ) -> PluginError {
     let log = &store.data().log;
     tracing::debug!(plugin, call, "plugin failed: {error:?}");
-    let mut message = if let Some(limit) = error.downcast_ref::<LimitReached>() {
+    let limit = error.downcast_ref::<LimitReached>();
+    let mut message = if let Some(limit) = limit {
         limit.to_string()
     } else {
         match error.downcast_ref::<Trap>() {
@@ -250,7 +253,8 @@ fn trap(
     if let Some(last) = log.last_error() {
         message = format!("{message}; its last words: {last}");
     }
-    PluginError::Trap { plugin: plugin.to_owned(), call, message, guest_log: log.last() }
+    let out_of_memory = matches!(limit, Some(LimitReached::Memory { .. }));
+    PluginError::Trap { plugin: plugin.to_owned(), call, message, guest_log: log.last(), out_of_memory }
 }
 
 fn signature(wit: aggregation::Signature) -> std::result::Result<Signature, String> {

@@ -9,8 +9,9 @@
 //!   barrier   ─▶ export changed windows ─▶ StateUploader (off this thread) ─▶ acknowledged when durable
 //! ```
 //!
-//! It owns the plugin instance and the group table. It never looks at a clock, and never at a column except through
-//! the plugin's signature. Rows are gathered once, when they are handed to the plugin.
+//! It owns the plugin's accumulator and the group table; [`state`] is how both leave for a checkpoint and come back. It
+//! never looks at a clock, and never at a column except through the plugin's signature. Rows are gathered once, when they
+//! are handed to the plugin.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,23 +21,26 @@ use std::time::Duration;
 use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use arrow_schema::SchemaRef;
 use crossbeam_channel::Sender;
-use millrace_core::barrier::{Barrier, Then};
+use millrace_core::barrier::Then;
 use millrace_core::batch::{Batch, Change, Changes, Rows};
-use millrace_core::groups::{GroupTable, WindowGroups};
+use millrace_core::groups::GroupTable;
 use millrace_core::key::{self, KeyGroup};
-use millrace_core::limits::{
-    FIRST_OCCURRENCES_LOGGED, PLUGIN_CALL_ROWS_TARGET, PLUGIN_GROUPS_PER_CALL_MAX, STATE_CHUNK_BYTES,
-};
-use millrace_core::schema::{DataType, Field, Schema};
+use millrace_core::limits::{FIRST_OCCURRENCES_LOGGED, PLUGIN_CALL_ROWS_TARGET, PLUGIN_GROUPS_PER_CALL_MAX};
+use millrace_core::schema::{DataType, Field};
 use millrace_core::watermark::{InputWatermarks, Watermark};
 use millrace_core::window::{Phase, Tumbling, Window};
 use tracing::warn;
 
+use super::accumulator::Accumulator;
 use super::edge::{Hangup, Inbox, Output, Received};
 use super::failures::{FailedRow, Failures, dead_letters};
 use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::{NodeStats, UNKNOWN};
-use crate::plugin::{Aggregator, WindowUs};
+use crate::plugin::WindowUs;
+
+mod state;
+
+pub use state::{Export, ExportedWindow, RestoredWindow, StateUploader};
 
 /// Rows wait this long at the most for others to share a plugin call with.
 const LINGER: Duration = Duration::from_millis(5);
@@ -49,37 +53,6 @@ pub struct InputColumn {
     pub field: Field,
 }
 
-/// State of one window, read from a checkpoint, already reduced to this task's key groups.
-pub struct RestoredWindow {
-    pub start_ms: i64,
-    /// key columns, window_start, window_end, state columns
-    pub batches: Vec<RecordBatch>,
-    /// the files hold this task's groups and no others: later checkpoints can refer to them
-    pub clean: bool,
-}
-
-/// Changed windows on their way to durable files. The acknowledgement is sent once they are there.
-pub struct Export {
-    pub task: TaskId,
-    pub checkpoint: u64,
-    pub key_groups: (KeyGroup, KeyGroup),
-    pub windows: Vec<ExportedWindow>,
-    pub watermark_ms: Option<i64>,
-    pub unchanged: Vec<i64>,
-    pub late_dropped: u64,
-}
-
-pub struct ExportedWindow {
-    pub window: Window,
-    pub groups: u64,
-    pub batches: Vec<RecordBatch>,
-}
-
-/// Encodes and uploads off the task's thread, then acknowledges.
-pub trait StateUploader: Send + Sync {
-    fn submit(&self, export: Export, events: Sender<Event>);
-}
-
 /// Sees every batch of results as it leaves (the demo's live view).
 pub type ResultObserver = Arc<dyn Fn(&Batch) + Send + Sync>;
 
@@ -90,7 +63,7 @@ pub struct AggregateTask {
     pub late_outputs: Vec<Output>,
     pub failures: Failures,
     pub events: Sender<Event>,
-    pub plugin: Box<dyn Aggregator>,
+    pub plugin: Accumulator,
     pub window: Tumbling,
     pub allowed_lateness_ms: i64,
     pub key: Vec<Field>,
@@ -124,7 +97,7 @@ struct State {
     pending_rows: usize,
     late_dropped: u64,
     late_logged: u64,
-    /// what was added to the shared gauges, taken back at the end
+    /// what was added to the shared gauges
     reported_groups: i64,
     reported_bytes: i64,
 }
@@ -151,10 +124,7 @@ impl AggregateTask {
         };
         self.restore(&mut state, restored)?;
         self.report(&mut state, true)?;
-        let result = self.work(&mut state);
-        self.stats.groups.fetch_sub(state.reported_groups, Relaxed);
-        self.stats.state_bytes.fetch_sub(state.reported_bytes, Relaxed);
-        result
+        self.work(&mut state)
     }
 
     fn work(&mut self, state: &mut State) -> Result<(), RunError> {
@@ -326,33 +296,28 @@ impl AggregateTask {
         };
         let total = state.groups.total_slots();
         state.live.resize(total as usize, false);
-        let rejected = self.plugin.update(&columns, &slots, total)?;
-        if rejected.is_empty() {
-            for &slot in &slots {
-                if let Some(live) = state.live.get_mut(slot as usize) {
-                    *live = true;
-                }
-            }
-            return self.failures.handle(rows, Vec::new());
-        }
-        let mut refused = vec![false; slots.len()];
-        let mut failed = Vec::with_capacity(rejected.len());
-        for r in rejected {
-            let at = r.row as usize;
-            if let Some(flag) = refused.get_mut(at) {
-                *flag = true;
-            }
-            if let Some((batch, row)) = locate(&pending, at) {
-                failed.push((at, self.failed_row(batch, row, r.reason)));
-            }
-        }
-        failed.sort_by_key(|(at, _)| *at);
-        for (&slot, _) in slots.iter().zip(&refused).filter(|(_, refused)| !**refused) {
-            if let Some(live) = state.live.get_mut(slot as usize) {
+        let rejected = self.plugin.update(columns, &slots, total)?;
+        let mut refused = rejected.iter().map(|r| r.row as usize).peekable();
+        for (row, &slot) in slots.iter().enumerate() {
+            if refused.next_if_eq(&row).is_none()
+                && let Some(live) = state.live.get_mut(slot as usize)
+            {
                 *live = true;
             }
         }
-        self.failures.handle(rows, failed)
+        let failed = rejected
+            .into_iter()
+            .filter_map(|r| {
+                let at = r.row as usize;
+                let (batch, row) = locate(&pending, at)?;
+                Some((at, self.failed_row(batch, row, r.reason)))
+            })
+            .collect();
+        let handled = self.failures.handle(rows, failed)?;
+        if self.plugin.is_full() {
+            self.export_changed(state)?;
+        }
+        Ok(handled)
     }
 
     /// The plugin's columns of all pending rows, each value copied at most once.
@@ -443,6 +408,7 @@ impl AggregateTask {
                     }
                 }
             }
+            self.plugin.forget_window(start_ms);
             state.groups.release(slots);
             self.report(state, false)?;
         }
@@ -515,100 +481,6 @@ impl AggregateTask {
         Ok(Ok(()))
     }
 
-    /// This task's part of a checkpoint: changed windows leave the plugin as columns, the rest is done elsewhere.
-    fn barrier(&mut self, state: &mut State, barrier: Barrier) -> Result<Result<(), Hangup>, RunError> {
-        if let Err(hangup) = self.flush(state)? {
-            return Ok(Err(hangup));
-        }
-        let changed = state.groups.take_changed();
-        let mut windows = Vec::with_capacity(changed.len());
-        for start_ms in &changed {
-            if let Some(groups) = state.groups.window(*start_ms) {
-                windows.push(self.export(self.window.starting_at(*start_ms), groups)?);
-            }
-        }
-        let unchanged =
-            state.groups.windows().map(|(start, _)| start).filter(|s| changed.binary_search(s).is_err()).collect();
-        self.report(state, true)?;
-        let export = Export {
-            task: self.id.clone(),
-            checkpoint: barrier.checkpoint,
-            key_groups: self.key_groups,
-            windows,
-            watermark_ms: state.true_watermark_ms,
-            unchanged,
-            late_dropped: state.late_dropped,
-        };
-        self.uploader.submit(export, self.events.clone());
-        Ok(self.broadcast(&Message::Barrier(barrier)))
-    }
-
-    fn export(&mut self, window: Window, groups: &WindowGroups) -> Result<ExportedWindow, RunError> {
-        let slots = groups.slots();
-        let key_columns = key::decode(&self.key, groups.keys()).map_err(|e| RunError::Internal(e.to_string()))?;
-        let place: HashMap<u32, u32> = slots.iter().copied().zip(0_u32..).collect();
-        let schema = state_schema(&self.key, &self.plugin.signature().state).to_arrow();
-        let mut batches = Vec::new();
-        let mut cursor = 0;
-        loop {
-            let chunk = self.plugin.state(&slots, cursor, STATE_CHUNK_BYTES)?;
-            let picks: Vec<u32> = chunk.groups.iter().filter_map(|slot| place.get(slot).copied()).collect();
-            let rows = picks.len();
-            if rows > 0 {
-                let picks = UInt32Array::from(picks);
-                let mut columns = key_columns
-                    .iter()
-                    .map(|c| arrow_select::take::take(c, &picks, None))
-                    .collect::<Result<Vec<_>, _>>()?;
-                columns.push(constant_time(window.start_ms.saturating_mul(1_000), rows));
-                columns.push(constant_time(window.end_ms.saturating_mul(1_000), rows));
-                columns.extend(chunk.columns);
-                batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
-            }
-            match chunk.next {
-                Some(next) if next > cursor => cursor = next,
-                Some(_) => {
-                    return Err(RunError::Plugin(format!(
-                        "plugin of `{}`: the cursor of `state` does not move on",
-                        self.id.node
-                    )));
-                }
-                None => break,
-            }
-        }
-        Ok(ExportedWindow { window, groups: groups.len() as u64, batches })
-    }
-
-    fn restore(&mut self, state: &mut State, restored: Vec<RestoredWindow>) -> Result<(), RunError> {
-        let key_count = self.key.len();
-        for RestoredWindow { start_ms, batches, clean } in restored {
-            for batch in &batches {
-                let columns = batch.columns();
-                let (keys, rest) = columns
-                    .split_at_checked(key_count)
-                    .ok_or_else(|| RunError::Internal("a state file lacks key columns".into()))?;
-                let keys = key::encode(keys, batch.num_rows()).map_err(|e| RunError::Internal(e.to_string()))?;
-                let mut slots = Vec::with_capacity(batch.num_rows());
-                state
-                    .groups
-                    .slots(start_ms, (0..batch.num_rows()).map(|r| (keys.hash(r), keys.bytes(r))), &mut slots)
-                    .map_err(|e| RunError::External(e.to_string()))?;
-                let total = state.groups.total_slots();
-                state.live.resize(total as usize, false);
-                for &slot in &slots {
-                    if let Some(live) = state.live.get_mut(slot as usize) {
-                        *live = true;
-                    }
-                }
-                self.plugin.merge(rest.get(2..).unwrap_or_default(), &slots, total)?;
-            }
-            if clean {
-                state.groups.mark_unchanged(start_ms);
-            }
-        }
-        Ok(())
-    }
-
     /// Brings the shared gauges up to date. The plugin is asked for its size at checkpoints only.
     fn report(&mut self, state: &mut State, with_size: bool) -> Result<(), RunError> {
         let groups = i64::try_from(state.groups.len()).unwrap_or(i64::MAX);
@@ -628,15 +500,6 @@ impl AggregateTask {
         }
         Ok(())
     }
-}
-
-/// The columns of a state file.
-pub fn state_schema(key: &[Field], state: &Schema) -> Schema {
-    let mut fields = key.to_vec();
-    fields.push(Field::new("window_start", DataType::Timestamptz, false));
-    fields.push(Field::new("window_end", DataType::Timestamptz, false));
-    fields.extend(state.fields.iter().cloned());
-    Schema::new(fields)
 }
 
 fn constant_time(micros: i64, rows: usize) -> ArrayRef {

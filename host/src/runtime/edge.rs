@@ -14,6 +14,7 @@ use millrace_core::limits::EDGE_PACKETS_MAX;
 use millrace_core::watermark::Watermark;
 
 use super::message::{Message, Packet, RunError};
+use super::unite::Unite;
 
 /// The receivers are gone: the run is ending for another reason, which somebody else reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +37,21 @@ pub type PartitionHash = Arc<dyn Fn(&Batch) -> Result<Option<Vec<u64>>, RunError
 /// One task's outgoing side of one edge of the graph.
 pub struct Output {
     pub exchange: Exchange,
+    /// the receiver has other inputs, of other columns
+    unite: Option<Arc<Unite>>,
     targets: Vec<Sender<Message>>,
     /// this sender's own number
     task: usize,
 }
 
 /// Makes all queues of one edge: outputs by sender, inputs by receiver.
-pub fn connect(exchange: &Exchange, senders: usize, receivers: usize) -> (Vec<Output>, Vec<Vec<Receiver<Message>>>) {
+pub fn connect(
+    exchange: &Exchange,
+    unite: Option<Unite>,
+    senders: usize,
+    receivers: usize,
+) -> (Vec<Output>, Vec<Vec<Receiver<Message>>>) {
+    let unite = unite.map(Arc::new);
     let mut inputs: Vec<Vec<Receiver<Message>>> = (0..receivers).map(|_| Vec::new()).collect();
     let outputs = (0..senders)
         .map(|task| {
@@ -54,7 +63,7 @@ pub fn connect(exchange: &Exchange, senders: usize, receivers: usize) -> (Vec<Ou
                     sender
                 })
                 .collect();
-            Output { exchange: exchange.clone(), targets, task }
+            Output { exchange: exchange.clone(), unite: unite.clone(), targets, task }
         })
         .collect();
     (outputs, inputs)
@@ -66,6 +75,14 @@ impl Output {
         if batch.num_rows() == 0 {
             return Ok(Ok(()));
         }
+        let united;
+        let batch = match &self.unite {
+            None => batch,
+            Some(unite) => {
+                united = Arc::new(unite.apply(batch)?);
+                &united
+            }
+        };
         let count = self.targets.len();
         match &self.exchange {
             Exchange::Key { columns } => {

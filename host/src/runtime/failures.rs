@@ -12,27 +12,14 @@ use arrow_array::builder::{
 use arrow_array::{ArrayRef, RecordBatch};
 use millrace_core::batch::Batch;
 use millrace_core::limits::FIRST_OCCURRENCES_LOGGED;
-use millrace_core::schema::{DataType, Field, Schema};
+use millrace_core::schema::DataType;
 use tracing::warn;
 
 use super::edge::{Hangup, Output};
 use super::message::RunError;
 use super::stats::NodeStats;
+use crate::spec::columns::side_stream;
 use crate::spec::model::OnError;
-
-/// The fixed schema of every node's `.errors` and `.late` output.
-pub fn dead_letter_schema() -> Schema {
-    Schema::new(vec![
-        Field::new("node", DataType::String, false),
-        Field::new("reason", DataType::String, false),
-        Field::new("topic", DataType::String, true),
-        Field::new("partition", DataType::Int, true),
-        Field::new("offset", DataType::Long, true),
-        Field::new("event_time", DataType::Timestamptz, true),
-        Field::new("payload", DataType::Binary, true),
-        Field::new("row", DataType::String, true),
-    ])
-}
 
 /// A row that cannot be used, with all that is known of it.
 #[derive(Clone, Debug, Default)]
@@ -77,8 +64,7 @@ pub fn dead_letters(node: &str, rows: &[FailedRow]) -> Result<Batch, RunError> {
         payloads.append_option(row.payload.as_deref());
         json.append_option(row.row.as_deref());
     }
-    let schema = dead_letter_schema();
-    let columns: Vec<ArrayRef> = vec![
+        let columns: Vec<ArrayRef> = vec![
         Arc::new(nodes.finish()),
         Arc::new(reasons.finish()),
         Arc::new(topics.finish()),
@@ -90,7 +76,7 @@ pub fn dead_letters(node: &str, rows: &[FailedRow]) -> Result<Batch, RunError> {
     ];
     let event_time_ms = rows.iter().map(|r| r.event_time_ms.unwrap_or_default()).collect();
     Ok(Batch {
-        rows: RecordBatch::try_new(schema.to_arrow(), columns)?,
+        rows: RecordBatch::try_new(side_stream().to_arrow(), columns)?,
         event_time_ms,
         origin: None,
         changes: None,

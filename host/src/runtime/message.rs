@@ -6,7 +6,7 @@ use millrace_core::barrier::Barrier;
 use millrace_core::batch::RowSet;
 use millrace_core::checkpoint::{PartitionState, StateFile};
 use millrace_core::key::Keys;
-use millrace_core::watermark::Watermark;
+use millrace_core::watermark::{END_OF_TIME_MS, Watermark};
 
 use crate::sink::Prepared;
 
@@ -27,7 +27,7 @@ pub struct Packet {
 }
 
 /// Event time has come to its end.
-pub const END_OF_TIME: Watermark = Watermark { time_ms: Some(i64::MAX), idle: false };
+pub const END_OF_TIME: Watermark = Watermark { time_ms: Some(END_OF_TIME_MS), idle: false };
 
 /// A task's name and number within its node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -90,21 +90,6 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         .iter()
         .map(|(name, spec)| open_aggregation(name, spec, opened, input_of(name), schema_of(name)))
         .collect::<Result<Vec<_>, _>>()?;
-    for (name, inputs) in pipeline
-        .aggregations
-        .iter()
-        .map(|(n, a)| (n, &a.inputs))
-        .chain(pipeline.sinks.iter().map(|(n, s)| (n, &s.inputs)))
-    {
-        let united = input_of(name);
-        let differs = |input: &&String| opened.resolved.output.get(*input).is_some_and(|schema| *schema != united);
-        if let Some(input) = inputs.iter().find(differs) {
-            return Err(RunError::Spec(format!(
-                "`{name}` unites inputs of different columns (`{input}` is not like the others): not supported yet\nhint: \
-                 give the sources the same schema"
-            )));
-        }
-    }
     let nodes = pipeline.sources.iter().map(|(n, _)| n);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
     let stats = Arc::new(RunStats::new(nodes.map(|n| Arc::from(n.as_str()))));
@@ -267,7 +252,7 @@ fn open_iceberg(
         name: Arc::from(name),
         inputs: spec.inputs.clone(),
         tasks: if from_sources { pipeline.parallelism.max(1) } else { 1 },
-        writer: Box::new(move |task| Ok(writers.writer(task))),
+        writer: Box::new(move |task| Ok(writers.writer(task, every > 1))),
         committer: Some(Arc::clone(&sink) as Arc<dyn SinkCommitter>),
         partition: Some(Arc::new(move |batch| Ok(hasher.partition_hash(&batch.rows)?))),
         every: u32::try_from(every).unwrap_or(u32::MAX),
@@ -276,12 +261,12 @@ fn open_iceberg(
 }
 
 /// The checkpoint log behind the coordinator.
-struct Log {
-    store: Arc<CheckpointStore>,
+pub(super) struct Log {
+    pub store: Arc<CheckpointStore>,
     /// taken out while a record is being published
-    owner: Mutex<Option<Owner>>,
-    retain: usize,
-    clock: Arc<dyn Clock>,
+    pub owner: Mutex<Option<Owner>>,
+    pub retain: usize,
+    pub clock: Arc<dyn Clock>,
 }
 
 #[async_trait]
@@ -309,9 +294,9 @@ impl CheckpointLog for Log {
     }
 }
 
-struct Reader {
-    store: Arc<CheckpointStore>,
-    runtime: Handle,
+pub(super) struct Reader {
+    pub store: Arc<CheckpointStore>,
+    pub runtime: Handle,
 }
 
 impl StateReader for Reader {
@@ -321,9 +306,9 @@ impl StateReader for Reader {
 }
 
 /// Encodes on blocking threads, uploads, acknowledges.
-struct Uploader {
-    store: Arc<CheckpointStore>,
-    runtime: Handle,
+pub(super) struct Uploader {
+    pub store: Arc<CheckpointStore>,
+    pub runtime: Handle,
 }
 
 impl StateUploader for Uploader {

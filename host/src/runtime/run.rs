@@ -5,35 +5,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef, SinkState, StateFile};
 use millrace_core::commit::Fence;
-use millrace_core::key;
+use millrace_core::key::{self, KeyGroup};
+use millrace_core::limits::KEPT_INPUTS_SHARE;
 use millrace_core::schema::Schema;
-use millrace_core::watermark::PartitionTime;
 use millrace_core::window::Tumbling;
 use tracing::{info, warn};
 
+use super::accumulator::{Accumulator, OpenInstance};
 use super::aggregate_task::{AggregateTask, InputColumn, RestoredWindow, ResultObserver, StateUploader};
 use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
-use super::edge::{Exchange, Inbox, Output, PartitionHash, connect};
+use super::assign::{assign, publish_positions};
+use super::edge::{Inbox, PartitionHash};
 use super::failures::Failures;
-use super::message::{Event, Message, RunError, TaskId};
-use super::monitor::{Known, Monitor, Partitions};
+use super::graph::{Graph, wire};
+use super::message::{Event, RunError, TaskId};
+use super::monitor::{Monitor, Partitions};
 use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
-use super::source_task::{Assigned, Drift, PartitionProgress, SourceTask, retry};
+use super::source_task::{Drift, SourceTask};
 use super::stats::{RunStats, UNKNOWN};
 use crate::clock::Clock;
 use crate::decode::Decoder;
 use crate::failpoint;
 use crate::plugin::{Aggregator, AggregatorFactory};
 use crate::sink::{SinkCommitter, SinkWriter};
-use crate::source::{Connector, StartAt, Waker};
+use crate::source::{Connector, Waker};
+use crate::spec::columns;
 use crate::spec::model::{AggregationSpec, Pipeline, SourceSpec, Start, WindowSpec};
 
 /// A source, ready to be read.
@@ -133,7 +137,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
     let (events, event_receiver) = unbounded();
     let stop = Arc::new(AtomicBool::new(false));
     let paused = Arc::new(AtomicBool::new(false));
-    let mut graph = wire(&parts, tasks);
+    let mut graph = wire(&parts, tasks)?;
     let mut threads: Vec<Thread> = Vec::new();
     let mut all_tasks = BTreeSet::new();
 
@@ -156,64 +160,23 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         }
     }
 
-    let mut files: BTreeMap<TaskId, BTreeMap<i64, Vec<StateFile>>> = BTreeMap::new();
+    let mut files: BTreeMap<TaskId, Windows> = BTreeMap::new();
     let mut gauges: Vec<Arc<AtomicI64>> = Vec::new();
     for (node, instances) in parts.aggregations.iter().zip(plugins) {
         let state = checkpoint.operators.get(&*node.name).cloned().unwrap_or_default();
         let by_task = restore::files_by_task(&state.files, tasks);
-        for (task, (plugin, wanted_files)) in instances.into_iter().zip(by_task).enumerate() {
+        for (task, (plugin, wanted)) in instances.into_iter().zip(by_task).enumerate() {
             let id = TaskId { node: Arc::clone(&node.name), task };
             all_tasks.insert(id.clone());
-            let range = key::key_group_range(task, tasks);
-            let mut windows: BTreeMap<i64, RestoredWindow> = BTreeMap::new();
-            let known = files.entry(id.clone()).or_default();
-            for wanted in wanted_files {
-                let start_ms = wanted.file.window_start_ms;
-                let batches = parts.reader.read(&wanted.file)?;
-                let batches = if wanted.clean { batches } else { own_groups(&batches, node.spec.key.len(), range)? };
-                let window =
-                    windows.entry(start_ms).or_insert(RestoredWindow { start_ms, batches: Vec::new(), clean: true });
-                window.batches.extend(batches);
-                window.clean &= wanted.clean;
-                if wanted.clean {
-                    known.entry(start_ms).or_default().push(wanted.file);
-                }
-            }
-            // A window with a file that other tasks share is written anew by the next checkpoint.
-            known.retain(|start, _| windows.get(start).is_some_and(|w| w.clean));
-            let gauge = Arc::new(AtomicI64::new(state.watermark_ms.unwrap_or(UNKNOWN)));
-            gauges.push(Arc::clone(&gauge));
-            let stats = parts.stats.node(&node.name);
-            let late_dropped = if task == 0 { state.late_dropped } else { 0 };
-            let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window;
-            let aggregate = AggregateTask {
-                id: id.clone(),
-                inbox: Inbox::new(graph.inputs(&node.name, task)),
-                outputs: graph.outputs(&node.name, task),
-                late_outputs: graph.outputs(&format!("{}.late", node.name), task),
-                failures: Failures::new(
-                    Arc::clone(&node.name),
-                    "aggregation",
-                    node.spec.on_error,
-                    node.spec.consecutive_limit,
-                    graph.outputs(&format!("{}.errors", node.name), task),
-                    Arc::clone(&stats),
-                ),
-                events: events.clone(),
-                input: input_columns(node, &*plugin),
-                plugin,
-                window: Tumbling::new(size_ms, offset_ms),
-                allowed_lateness_ms: i64::try_from(node.spec.allowed_lateness_ms).unwrap_or(i64::MAX),
-                key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
-                output_schema: node.output.to_arrow(),
-                key_groups: range,
-                uploader: Arc::clone(&parts.uploader),
-                stats,
-                watermark_gauge: gauge,
-                observer: options.observer.clone(),
-            };
-            let restored: Vec<RestoredWindow> = windows.into_values().collect();
+            let (restored, known) = read_state(&*parts.reader, node, key::key_group_range(task, tasks), wanted)?;
+            files.insert(id.clone(), known);
+            let aggregate =
+                aggregate_task(&parts, node, &id, tasks, plugin, &mut graph, &events, options.observer.clone());
             let watermark_ms = state.watermark_ms;
+            let gauge = &aggregate.watermark_gauge;
+            gauge.store(watermark_ms.unwrap_or(UNKNOWN), Relaxed);
+            gauges.push(Arc::clone(gauge));
+            let late_dropped = if task == 0 { state.late_dropped } else { 0 };
             threads.push(spawn(id, &events, move || aggregate.run(watermark_ms, late_dropped, restored))?);
         }
     }
@@ -388,29 +351,96 @@ fn open_plugins(parts: &Parts, tasks: usize) -> Result<Vec<Vec<Box<dyn Aggregato
 }
 
 /// The input's columns under the names that the plugin uses.
-pub fn offered_to_plugin(node: &AggregationNode) -> Schema {
-    offered(&node.input, &node.spec.columns)
-}
-
-/// `renames`: what the plugin calls X is column Y here.
-pub fn offered(input: &Schema, renames: &BTreeMap<String, String>) -> Schema {
-    let mut offered = input.clone();
-    for field in &mut offered.fields {
-        if let Some((plugin_name, _)) = renames.iter().find(|(_, column)| **column == field.name) {
-            field.name.clone_from(plugin_name);
-        }
-    }
-    offered
+fn offered_to_plugin(node: &AggregationNode) -> Schema {
+    columns::offered_schema(&node.input, &node.spec.columns)
 }
 
 fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> Vec<InputColumn> {
-    let offered = offered_to_plugin(node);
-    plugin
-        .signature()
-        .input
-        .iter()
-        .map(|wanted| InputColumn { index: offered.index_of(&wanted.field.name), field: wanted.field.clone() })
-        .collect()
+    let offered = columns::offered(&node.input, &node.spec.columns);
+    let index_of = |wanted: &str| {
+        let (_, field) = offered.iter().find(|(name, _)| *name == wanted)?;
+        node.input.index_of(&field.name)
+    };
+    let input = &plugin.signature().input;
+    input.iter().map(|w| InputColumn { index: index_of(&w.field.name), field: w.field.clone() }).collect()
+}
+
+/// Files that hold one task's groups and no others, by start of their window.
+type Windows = BTreeMap<i64, Vec<StateFile>>;
+
+/// A task's windows as a checkpoint has them, and the files that later checkpoints can go on referring to.
+fn read_state(
+    reader: &dyn StateReader,
+    node: &AggregationNode,
+    range: (KeyGroup, KeyGroup),
+    wanted: Vec<restore::FileForTask>,
+) -> Result<(Vec<RestoredWindow>, Windows), RunError> {
+    let mut windows: BTreeMap<i64, RestoredWindow> = BTreeMap::new();
+    let mut known = Windows::new();
+    for wanted in wanted {
+        let start_ms = wanted.file.window_start_ms;
+        let batches = reader.read(&wanted.file)?;
+        let batches = if wanted.clean { batches } else { own_groups(&batches, node.spec.key.len(), range)? };
+        let window = windows.entry(start_ms).or_insert(RestoredWindow { start_ms, batches: Vec::new(), clean: true });
+        window.batches.extend(batches);
+        window.clean &= wanted.clean;
+        if wanted.clean {
+            known.entry(start_ms).or_default().push(wanted.file);
+        }
+    }
+    // A window with a file that other tasks share is written anew by the next checkpoint.
+    known.retain(|start, _| windows.get(start).is_some_and(|w| w.clean));
+    Ok((windows.into_values().collect(), known))
+}
+
+#[allow(clippy::too_many_arguments, reason = "each is a part of the task that only `run` has")]
+fn aggregate_task(
+    parts: &Parts,
+    node: &AggregationNode,
+    id: &TaskId,
+    tasks: usize,
+    plugin: Box<dyn Aggregator>,
+    graph: &mut Graph,
+    events: &Sender<Event>,
+    observer: Option<ResultObserver>,
+) -> AggregateTask {
+    let stats = parts.stats.node(&node.name);
+    let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window;
+    let input = input_columns(node, &*plugin);
+    let (factory, config, offered) = (Arc::clone(&node.factory), node.spec.config.clone(), offered_to_plugin(node));
+    let open: OpenInstance = Box::new(move || factory.open(&config, &offered));
+    let kept_bytes_max = kept_inputs_bytes(parts.pipeline.state.memory_limit_bytes, parts.aggregations.len() * tasks);
+    AggregateTask {
+        id: id.clone(),
+        inbox: Inbox::new(graph.inputs(&node.name, id.task)),
+        outputs: graph.outputs(&node.name, id.task),
+        late_outputs: graph.outputs(&format!("{}.late", node.name), id.task),
+        failures: Failures::new(
+            Arc::clone(&node.name),
+            "aggregation",
+            node.spec.on_error,
+            node.spec.consecutive_limit,
+            graph.outputs(&format!("{}.errors", node.name), id.task),
+            Arc::clone(&stats),
+        ),
+        events: events.clone(),
+        input,
+        plugin: Accumulator::new(Arc::clone(&node.name), plugin, open, kept_bytes_max, Arc::clone(&stats)),
+        window: Tumbling::new(size_ms, offset_ms),
+        allowed_lateness_ms: i64::try_from(node.spec.allowed_lateness_ms).unwrap_or(i64::MAX),
+        key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
+        output_schema: node.output.to_arrow(),
+        key_groups: key::key_group_range(id.task, tasks),
+        uploader: Arc::clone(&parts.uploader),
+        stats,
+        watermark_gauge: Arc::default(),
+        observer,
+    }
+}
+
+fn kept_inputs_bytes(memory_limit: u64, tasks: usize) -> usize {
+    let tasks = u64::try_from(tasks.max(1)).unwrap_or(u64::MAX);
+    usize::try_from(memory_limit / KEPT_INPUTS_SHARE / tasks).unwrap_or(usize::MAX)
 }
 
 fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTreeMap<String, OperatorState> {
@@ -461,58 +491,11 @@ fn claim_tables(parts: &Parts, checkpoint: &mut Checkpoint) -> Result<(), RunErr
     Ok(())
 }
 
-/// All queues of the graph, taken out by node and task.
-struct Graph {
-    outputs: BTreeMap<(String, usize), Vec<Output>>,
-    inputs: BTreeMap<(String, usize), Vec<Receiver<Message>>>,
-}
-
-impl Graph {
-    fn outputs(&mut self, node: &str, task: usize) -> Vec<Output> {
-        self.outputs.remove(&(node.to_owned(), task)).unwrap_or_default()
-    }
-
-    fn inputs(&mut self, node: &str, task: usize) -> Vec<Receiver<Message>> {
-        self.inputs.remove(&(node.to_owned(), task)).unwrap_or_default()
-    }
-
-    fn edge(&mut self, from: &str, senders: usize, to: &str, receivers: usize, exchange: &Exchange) {
-        let (outputs, inputs) = connect(exchange, senders, receivers);
-        for (task, output) in outputs.into_iter().enumerate() {
-            self.outputs.entry((from.to_owned(), task)).or_default().push(output);
-        }
-        for (task, input) in inputs.into_iter().enumerate() {
-            self.inputs.entry((to.to_owned(), task)).or_default().extend(input);
-        }
-    }
-}
-
-fn wire(parts: &Parts, tasks: usize) -> Graph {
-    let mut graph = Graph { outputs: BTreeMap::new(), inputs: BTreeMap::new() };
-    for node in &parts.aggregations {
-        let columns: Arc<[usize]> = node.spec.key.iter().filter_map(|k| node.input.index_of(k)).collect();
-        let exchange = Exchange::Key { columns };
-        for input in &node.spec.inputs {
-            graph.edge(input, tasks, &node.name, tasks, &exchange);
-        }
-    }
-    for sink in &parts.sinks {
-        let exchange = match &sink.partition {
-            Some(hash) => Exchange::Partition(Arc::clone(hash)),
-            None => Exchange::Forward,
-        };
-        for input in &sink.inputs {
-            graph.edge(input, tasks, &sink.name, sink.tasks, &exchange);
-        }
-    }
-    graph
-}
-
 /// Rows of a shared state file that belong to these key groups.
 fn own_groups(
     batches: &[arrow_array::RecordBatch],
     key_columns: usize,
-    range: (key::KeyGroup, key::KeyGroup),
+    range: (KeyGroup, KeyGroup),
 ) -> Result<Vec<arrow_array::RecordBatch>, RunError> {
     batches
         .iter()
@@ -524,88 +507,6 @@ fn own_groups(
             Ok(arrow_select::filter::filter_record_batch(batch, &mine)?)
         })
         .collect()
-}
-
-/// Which task reads which partition, from where.
-fn assign(
-    node: &SourceNode,
-    checkpoint: &Checkpoint,
-    options: &RunOptions,
-    tasks: usize,
-) -> Result<(Vec<Vec<Assigned>>, Partitions), RunError> {
-    let id = TaskId { node: Arc::clone(&node.name), task: 0 };
-    let found = retry(&id, || node.connector.discover())?;
-    let reset = options.reset_offsets.get(&*node.name);
-    let restored = checkpoint.sources.get(&*node.name);
-    let bound_ms = i64::try_from(node.spec.watermark.out_of_orderness_ms).unwrap_or(i64::MAX);
-    let mut assigned: Vec<Vec<Assigned>> = (0..tasks).map(|_| Vec::new()).collect();
-    let mut known = BTreeMap::new();
-    for (index, info) in found.into_iter().enumerate() {
-        let before = restored.and_then(|s| {
-            s.partitions.iter().find(|p| p.topic == *info.id.topic && p.partition == info.id.partition)
-        });
-        if let (Some(before), None) = (before, reset)
-            && let (Some(then), Some(now)) = (&before.topic_id, &info.topic_id)
-            && then != now
-        {
-            return Err(RunError::Spec(format!(
-                "source `{}`: topic `{}` was deleted and made anew since the last checkpoint: its offsets mean something \
-                 else now\nhint: `--reset-offsets {}=earliest` reads the new one from its beginning",
-                node.name, info.id.topic, node.name
-            )));
-        }
-        let (start, time) = match (before, reset) {
-            (_, Some(start)) => (start_at(*start), PartitionTime::new(bound_ms)),
-            (Some(p), None) => {
-                (StartAt::Offset(p.position), PartitionTime::restored(bound_ms, p.watermark_ms, p.idle))
-            }
-            // a partition that came up while the pipeline was down is read from its beginning
-            (None, None) if restored.is_some() => (StartAt::Earliest, PartitionTime::discovered(bound_ms)),
-            (None, None) => (initial_start(&node.spec), PartitionTime::new(bound_ms)),
-        };
-        let until = if options.until_end { Some(retry(&id, || node.connector.extent(&info.id))?.end) } else { None };
-        let progress = Arc::<PartitionProgress>::default();
-        if let Some(end) = until {
-            progress.end.store(end, Relaxed);
-        }
-        let entry = Known { topic_id: info.topic_id.clone(), progress: Arc::clone(&progress) };
-        known.insert(info.id.clone(), entry);
-        if let Some(task) = assigned.get_mut(index % tasks) {
-            task.push(Assigned { info, start, time, until, progress });
-        }
-    }
-    Ok((assigned, Arc::new(Mutex::new(known))))
-}
-
-fn start_at(start: Start) -> StartAt {
-    match start {
-        Start::Earliest => StartAt::Earliest,
-        Start::Latest => StartAt::Latest,
-        Start::TimestampMs(ms) => StartAt::TimestampMs(ms),
-    }
-}
-
-fn initial_start(spec: &SourceSpec) -> StartAt {
-    match &spec.connector {
-        crate::spec::model::ConnectorSpec::Kafka(kafka) => start_at(kafka.start),
-        crate::spec::model::ConnectorSpec::Generator(_) => StartAt::Earliest,
-    }
-}
-
-fn publish_positions(connectors: &[(Arc<str>, Arc<dyn Connector>)], checkpoint: &Checkpoint) {
-    for (name, connector) in connectors {
-        if let Some(state) = checkpoint.sources.get(&**name) {
-            let positions: Vec<_> = state
-                .partitions
-                .iter()
-                .map(|p| {
-                    let id = crate::source::PartitionId { topic: p.topic.as_str().into(), partition: p.partition };
-                    (id, p.position)
-                })
-                .collect();
-            connector.publish_positions(&positions);
-        }
-    }
 }
 
 /// Sums the tasks' gauges up for whoever looks at the run.
@@ -620,7 +521,9 @@ fn watch_gauges(
     std::thread::Builder::new()
         .name("gauges".into())
         .spawn(move || {
-            while !stop.load(Relaxed) {
+            loop {
+                // once more when the run is over, for whoever looks last
+                let last = stop.load(Relaxed);
                 let lowest = watermarks.iter().map(|w| w.load(Relaxed)).min().unwrap_or(UNKNOWN);
                 stats.watermark_ms.store(lowest, Relaxed);
                 let mut lag = 0_i64;
@@ -636,6 +539,9 @@ fn watch_gauges(
                     }
                 }
                 stats.lag.store(if known { lag } else { UNKNOWN }, Relaxed);
+                if last {
+                    return;
+                }
                 waker.wait(Duration::from_millis(200));
             }
         })

@@ -19,6 +19,8 @@ pub struct NodeStats {
     /// groups open now, summed over tasks
     pub groups: AtomicI64,
     pub state_bytes: AtomicI64,
+    /// plugin instances that died and were brought back
+    pub plugin_failures_total: AtomicU64,
 }
 
 impl Default for NodeStats {
@@ -31,6 +33,7 @@ impl Default for NodeStats {
             rows_out_total: AtomicU64::new(0),
             groups: AtomicI64::new(0),
             state_bytes: AtomicI64::new(0),
+            plugin_failures_total: AtomicU64::new(0),
         }
     }
 }

@@ -184,6 +184,13 @@ impl Guest for Component {
             }
             p.slots.resize(p.slots.len().max(total_groups as usize), Slot::default());
             each_string(&rows[0], |row, kind| {
+                match (p.mode.as_str(), kind) {
+                    ("poison", b"panic") => panic!("this row has no budget"),
+                    ("poison", b"loop") => loop {
+                        std::hint::black_box(0);
+                    },
+                    _ => {}
+                }
                 let skipped = rejected.iter().any(|r| r.row as usize == row);
                 if !skipped {
                     let slot = &mut p.slots[groups[row] as usize];

@@ -45,7 +45,7 @@ fn limits() -> PluginLimits {
     }
 }
 
-pub(in crate::plugin) fn factory() -> &'static WasmFactory {
+pub(crate) fn factory() -> &'static WasmFactory {
     static FACTORY: OnceLock<WasmFactory> = OnceLock::new();
     FACTORY.get_or_init(|| {
         let artifact = Artifact::from_bytes("guest", guest().to_vec(), None).unwrap();
@@ -119,7 +119,7 @@ fn works_afresh() {
 
 fn trapped(error: PluginError) -> (&'static str, String, Vec<String>) {
     match error {
-        PluginError::Trap { plugin, call, message, guest_log } => {
+        PluginError::Trap { plugin, call, message, guest_log, .. } => {
             assert_eq!(plugin, "guest");
             (call, message, guest_log)
         }

@@ -23,10 +23,9 @@ use millrace_tests::pipeline::Pipeline;
 use millrace_tests::topic;
 
 mod consume;
+mod native;
 
 const EVENTS_DEFAULT: u64 = 5_000_000;
-/// Has the program link the plugin's own code in the place of its sandbox.
-const NATIVE_VARIABLE: &str = "MILLRACE_NATIVE_PLUGINS";
 const USAGE: &str = "usage: bench [--events N] [--brokers HOST:PORT]";
 
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +38,10 @@ struct Usage {
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let ["--stage", stage, brokers, topic, pipeline] = arguments[..] {
-        return consume::run(stage, brokers, topic, Path::new(pipeline));
+    match arguments[..] {
+        ["--stage", "native", pipeline] => return native::run(Path::new(pipeline)),
+        ["--stage", stage, brokers, topic, pipeline] => return consume::run(stage, brokers, topic, Path::new(pipeline)),
+        _ => {}
     }
     let (mut events, mut brokers) = (EVENTS_DEFAULT, None);
     let mut rest = arguments.as_slice();
@@ -105,11 +106,6 @@ fn bench(brokers: &str, events: u64) -> Result<()> {
         ("events", false, shape_events),
         ("events-by-day", false, shape_events_partitioned),
     ] {
-        if native && !honours_native()? {
-            println!("{name:<14} left out: this millrace does not know {NATIVE_VARIABLE}");
-            steady.push(f64::NAN);
-            continue;
-        }
         let start = run(&scratch.path().join(format!("{name}-start")), brokers, &empty, native, shape)?;
         let folder = scratch.path().join(name);
         let usage = run(&folder, brokers, &full, native, shape)?;
@@ -117,20 +113,10 @@ fn bench(brokers: &str, events: u64) -> Result<()> {
         let files = files_below(&folder.join("warehouse")).iter().filter(is_data).count();
         steady.push(show(name, usage, Some(start), Some(files)));
     }
-    if let [native, wasm, ..] = steady[..]
-        && native.is_finite()
-    {
+    if let [native, wasm, ..] = steady[..] {
         println!("\nsandbox's share (wasm ÷ native, steady state): {:.3}", wasm / native);
     }
     Ok(())
-}
-
-/// A program that ignored the variable would be measured twice in its sandbox, and the share come out as 1.
-///
-/// `grep` reads it, not this process: a child's peak RSS begins with its parent's at the moment of the fork.
-fn honours_native() -> Result<bool> {
-    let found = Command::new("grep").args(["--quiet", "--text", NATIVE_VARIABLE]).arg(paths::millrace()?).status()?;
-    Ok(found.success())
 }
 
 fn shape_metrics(pipeline: &mut Pipeline) {
@@ -156,10 +142,14 @@ fn run(folder: &Path, brokers: &str, topic: &str, native: bool, shape: fn(&mut P
     pipeline.checkpoint_interval = "10s".to_owned();
     pipeline.commit_interval = "10m".to_owned();
     shape(&mut pipeline);
-    let mut command = Command::new(paths::millrace()?);
-    command.arg("run").arg(pipeline.write()?).args(["--until-end", "--progress", "none"]);
+    let file = pipeline.write()?;
+    let mut command;
     if native {
-        command.env(NATIVE_VARIABLE, "1");
+        command = Command::new(std::env::current_exe()?);
+        command.args(["--stage", "native"]).arg(file);
+    } else {
+        command = Command::new(paths::millrace()?);
+        command.arg("run").arg(file).args(["--until-end", "--progress", "none"]);
     }
     measured(command)
 }

@@ -1,0 +1,405 @@
+//! The plugin instance of one aggregation task, and what is needed to bring it back when it fails.
+//!
+//! ```text
+//!   update ─▶ plugin ──ok──▶ columns and slots are kept
+//!               │ trap, deadline, contract broken: the instance is dead
+//!               ▼
+//!   a fresh one ◀─ merge ─ last export of each window ◀─ barrier, or too much is kept
+//!               ◀─ update ─ what was kept since
+//!               ▼
+//!   the failed call again; an update first in halves, in a scratch instance, until the guilty rows are alone
+//! ```
+//!
+//! Every export and every kept call has a number in one sequence; a slot remembers the number at which its former
+//! content was dropped (reset) or exported. What is older is left out when an instance is brought back, so that a failure at
+//! any point, in the middle of a barrier too, counts nothing twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arrow_array::{Array as _, ArrayRef, UInt32Array, new_empty_array};
+use millrace_core::limits::{BISECTION_FAILURES_MAX, REBUILD_BYTES_MIN, STATE_CHUNK_BYTES};
+use tracing::{info, warn};
+
+use super::message::RunError;
+use super::stats::NodeStats;
+use crate::plugin::{Aggregator, OutputRows, PluginError, Rejected, Signature, StateChunk, WindowUs};
+
+#[cfg(test)]
+mod tests;
+
+/// Makes a fresh instance of the operator's plugin.
+pub type OpenInstance = Box<dyn Fn() -> Result<Box<dyn Aggregator>, PluginError> + Send>;
+
+pub struct Accumulator {
+    node: Arc<str>,
+    open: OpenInstance,
+    plugin: Box<dyn Aggregator>,
+    stats: Arc<NodeStats>,
+    total_slots: u32,
+    /// by start of the window
+    exported: BTreeMap<i64, Vec<Exported>>,
+    kept: Vec<Kept>,
+    kept_bytes: usize,
+    kept_bytes_max: usize,
+    sequence: u64,
+    /// by slot: what has this number or a lower one is not in the slot any more
+    superseded: Vec<u64>,
+    /// linear memory right after the instance was rebuilt last
+    rebuilt_bytes: u64,
+}
+
+/// State as it left the plugin, or came from a checkpoint.
+struct Exported {
+    sequence: u64,
+    columns: Vec<ArrayRef>,
+    slots: Vec<u32>,
+}
+
+/// A call of `update` that went well.
+struct Kept {
+    sequence: u64,
+    columns: Vec<Option<ArrayRef>>,
+    slots: Vec<u32>,
+}
+
+impl Accumulator {
+    /// `plugin` is the first instance, empty. At most about `kept_bytes_max` of input is kept.
+    pub fn new(
+        node: Arc<str>,
+        plugin: Box<dyn Aggregator>,
+        open: OpenInstance,
+        kept_bytes_max: usize,
+        stats: Arc<NodeStats>,
+    ) -> Self {
+        Self {
+            node,
+            open,
+            plugin,
+            stats,
+            total_slots: 0,
+            exported: BTreeMap::new(),
+            kept: Vec::new(),
+            kept_bytes: 0,
+            kept_bytes_max,
+            sequence: 0,
+            superseded: Vec::new(),
+            rebuilt_bytes: 0,
+        }
+    }
+
+    pub fn signature(&self) -> &Signature {
+        self.plugin.signature()
+    }
+
+    /// Rows that the plugin refused, and rows that it cannot survive, ascending. All others are in.
+    pub fn update(
+        &mut self,
+        columns: Vec<Option<ArrayRef>>,
+        slots: &[u32],
+        total_slots: u32,
+    ) -> Result<Vec<Rejected>, RunError> {
+        self.grow(total_slots);
+        match self.plugin.update(&columns, slots, self.total_slots) {
+            Ok(mut rejected) => {
+                self.keep(columns, slots.to_vec());
+                rejected.sort_by_key(|r| r.row);
+                Ok(rejected)
+            }
+            Err(error) if error.is_dead_instance() => self.update_without_the_guilty(&error, &columns, slots),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Too much is kept: the caller exports the changed windows and says [`Accumulator::forget_inputs`].
+    pub fn is_full(&self) -> bool {
+        self.kept_bytes > self.kept_bytes_max
+    }
+
+    /// State of a window as a checkpoint had it.
+    pub fn restore(
+        &mut self,
+        window_start_ms: i64,
+        columns: Vec<ArrayRef>,
+        slots: Vec<u32>,
+        total_slots: u32,
+    ) -> Result<(), RunError> {
+        self.grow(total_slots);
+        self.call(|plugin, total| plugin.merge(&columns, &slots, total))?;
+        let sequence = self.next();
+        self.exported.entry(window_start_ms).or_default().push(Exported { sequence, columns, slots });
+        Ok(())
+    }
+
+    /// The state of a window's groups; an instance that is brought back starts from it.
+    pub fn export(&mut self, window_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
+        let node = Arc::clone(&self.node);
+        let chunks = self.call(|plugin, _| all_state(&node, plugin, slots))?;
+        self.supersede(slots);
+        let sequence = self.next();
+        let exported = chunks
+            .iter()
+            .map(|chunk| Exported { sequence, columns: chunk.columns.clone(), slots: chunk.groups.clone() })
+            .collect();
+        self.exported.insert(window_start_ms, exported);
+        Ok(chunks)
+    }
+
+    /// All that has changed has been exported: the inputs since the last export are not needed any more.
+    pub fn forget_inputs(&mut self) {
+        self.kept.clear();
+        self.kept_bytes = 0;
+    }
+
+    pub fn evaluate(&mut self, slots: &[u32], windows: &[WindowUs], is_final: bool) -> Result<OutputRows, RunError> {
+        self.call(|plugin, _| plugin.evaluate(slots, windows, is_final))
+    }
+
+    pub fn reset(&mut self, slots: &[u32]) -> Result<(), RunError> {
+        self.call(|plugin, _| plugin.reset(slots))?;
+        self.supersede(slots);
+        Ok(())
+    }
+
+    /// A window has been reset as a whole.
+    pub fn forget_window(&mut self, window_start_ms: i64) {
+        self.exported.remove(&window_start_ms);
+    }
+
+    pub fn size(&mut self) -> Result<u64, RunError> {
+        self.call(|plugin, _| plugin.size())
+    }
+
+    /// Linear memory never shrinks: an instance that holds more than twice what it needs is exchanged for a fresh one.
+    /// To be called when everything is exported.
+    pub fn give_memory_back(&mut self) -> Result<(), RunError> {
+        let bytes = self.plugin.memory_bytes();
+        if bytes < REBUILD_BYTES_MIN || bytes / 2 < self.size()? || bytes / 3 * 2 < self.rebuilt_bytes {
+            return Ok(());
+        }
+        self.plugin = self.fresh()?;
+        self.rebuilt_bytes = self.plugin.memory_bytes();
+        info!(node = %self.node, before = bytes, after = self.rebuilt_bytes, "plugin instance rebuilt to give memory back");
+        Ok(())
+    }
+
+    /// A call that can be repeated; once, on an instance brought back, if it kills this one.
+    fn call<T>(
+        &mut self,
+        call: impl Fn(&mut dyn Aggregator, u32) -> Result<T, PluginError>,
+    ) -> Result<T, RunError> {
+        match call(&mut *self.plugin, self.total_slots) {
+            Err(error) if error.is_dead_instance() => {
+                self.bring_back(&error)?;
+                call(&mut *self.plugin, self.total_slots).map_err(|again| plugin_at_fault(&again))
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn bring_back(&mut self, why: &PluginError) -> Result<(), RunError> {
+        self.stats.plugin_failures_total.fetch_add(1, Relaxed);
+        warn!(
+            node = %self.node,
+            windows = self.exported.len(),
+            calls = self.kept.len(),
+            "{why}; a new instance takes over, from the last export and the inputs since"
+        );
+        self.plugin = self.fresh()?;
+        Ok(())
+    }
+
+    /// An instance with the state that this one has, or had.
+    fn fresh(&self) -> Result<Box<dyn Aggregator>, RunError> {
+        let mut plugin = (self.open)()?;
+        let failed = |error: PluginError| {
+            RunError::Plugin(format!("{error}; this was while its state was restored into a new instance"))
+        };
+        // it learns of all slots at once, those without a row in them too
+        let none: Vec<ArrayRef> =
+            plugin.signature().state.fields.iter().map(|f| new_empty_array(&f.data_type.to_arrow())).collect();
+        plugin.merge(&none, &[], self.total_slots).map_err(failed)?;
+        for exported in self.exported.values().flatten() {
+            match self.still_in(exported.sequence, &exported.slots) {
+                None => plugin.merge(&exported.columns, &exported.slots, self.total_slots).map_err(failed)?,
+                Some(rows) if rows.is_empty() => {}
+                Some(rows) => {
+                    let columns: Vec<ArrayRef> =
+                        exported.columns.iter().map(|c| take(c, &rows)).collect::<Result<_, _>>()?;
+                    plugin.merge(&columns, &pick(&exported.slots, &rows), self.total_slots).map_err(failed)?;
+                }
+            }
+        }
+        for kept in &self.kept {
+            // rows that were refused then are refused again
+            match self.still_in(kept.sequence, &kept.slots) {
+                None => plugin.update(&kept.columns, &kept.slots, self.total_slots).map_err(failed)?,
+                Some(rows) if rows.is_empty() => Vec::new(),
+                Some(rows) => plugin
+                    .update(&take_input(&kept.columns, &rows)?, &pick(&kept.slots, &rows), self.total_slots)
+                    .map_err(failed)?,
+            };
+        }
+        Ok(plugin)
+    }
+
+    /// The rows whose slots still hold what this number put there; none: all of them.
+    fn still_in(&self, sequence: u64, slots: &[u32]) -> Option<Vec<u32>> {
+        let holds = |slot: &u32| self.superseded.get(*slot as usize).is_none_or(|s| *s < sequence);
+        if slots.iter().all(holds) {
+            return None;
+        }
+        Some((0_u32..).zip(slots).filter(|(_, slot)| holds(slot)).map(|(row, _)| row).collect())
+    }
+
+    fn update_without_the_guilty(
+        &mut self,
+        error: &PluginError,
+        columns: &[Option<ArrayRef>],
+        slots: &[u32],
+    ) -> Result<Vec<Rejected>, RunError> {
+        self.bring_back(error)?;
+        let mut guilty = if error.may_be_a_row() { self.find_guilty(columns, slots)? } else { Vec::new() };
+        if guilty.is_empty() {
+            // the same call once more: a failure that has passed is forgiven
+            let mut rejected = self
+                .plugin
+                .update(columns, slots, self.total_slots)
+                .map_err(|again| plugin_at_fault(&again))?;
+            self.keep(columns.to_vec(), slots.to_vec());
+            rejected.sort_by_key(|r| r.row);
+            return Ok(rejected);
+        }
+        let good: Vec<u32> = (0_u32..)
+            .take(slots.len())
+            .filter(|row| guilty.binary_search_by_key(row, |r| r.row).is_err())
+            .collect();
+        let columns = take_input(columns, &good)?;
+        let slots = pick(slots, &good);
+        let rejected =
+            self.plugin.update(&columns, &slots, self.total_slots).map_err(|again| plugin_at_fault(&again))?;
+        self.keep(columns, slots);
+        guilty.extend(rejected.into_iter().filter_map(|r| Some(Rejected { row: *good.get(r.row as usize)?, ..r })));
+        guilty.sort_by_key(|r| r.row);
+        Ok(guilty)
+    }
+
+    /// The rows that kill an instance by themselves, ascending, found by halving the call in scratch instances that hold
+    /// its groups only.
+    fn find_guilty(&mut self, columns: &[Option<ArrayRef>], slots: &[u32]) -> Result<Vec<Rejected>, RunError> {
+        let mut groups = slots.to_vec();
+        groups.sort_unstable();
+        groups.dedup();
+        let node = Arc::clone(&self.node);
+        let state = self.call(|plugin, _| all_state(&node, plugin, &groups))?;
+        let scratch = || -> Result<Box<dyn Aggregator>, RunError> {
+            let mut plugin = (self.open)()?;
+            for chunk in &state {
+                plugin.merge(&chunk.columns, &chunk.groups, self.total_slots)?;
+            }
+            Ok(plugin)
+        };
+        let mut plugin = scratch()?;
+        let mut guilty = Vec::new();
+        let mut failures = 0;
+        let all: Vec<u32> = (0_u32..).take(slots.len()).collect();
+        let mut waiting: Vec<&[u32]> = vec![&all];
+        while let Some(rows) = waiting.pop() {
+            let Err(error) = plugin.update(&take_input(columns, rows)?, &pick(slots, rows), self.total_slots) else {
+                continue;
+            };
+            failures += 1;
+            if failures > BISECTION_FAILURES_MAX {
+                return Err(RunError::Plugin(format!(
+                    "{error}; {failures} parts of one batch of {} rows made it fail, so the search for the rows was given \
+                     up\nhint: see the first failures in the log; a plugin that refuses a row instead (`Reject`) costs less",
+                    slots.len()
+                )));
+            }
+            plugin = scratch()?;
+            match rows {
+                [row] if error.may_be_a_row() => guilty.push(Rejected { row: *row, reason: error.to_string() }),
+                [_] => return Err(plugin_at_fault(&error)),
+                rows => {
+                    let (left, right) = rows.split_at(rows.len() / 2);
+                    waiting.extend([right, left]);
+                }
+            }
+        }
+        Ok(guilty)
+    }
+
+    fn keep(&mut self, columns: Vec<Option<ArrayRef>>, slots: Vec<u32>) {
+        let bytes = |c: &ArrayRef| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size());
+        self.kept_bytes += columns.iter().flatten().map(bytes).sum::<usize>() + size_of_val(slots.as_slice());
+        let sequence = self.next();
+        self.kept.push(Kept { sequence, columns, slots });
+    }
+
+    fn grow(&mut self, total_slots: u32) {
+        self.total_slots = self.total_slots.max(total_slots);
+    }
+
+    fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn supersede(&mut self, slots: &[u32]) {
+        let sequence = self.sequence;
+        self.superseded.resize(self.total_slots as usize, 0);
+        for &slot in slots {
+            if let Some(at) = self.superseded.get_mut(slot as usize) {
+                *at = sequence;
+            }
+        }
+    }
+}
+
+fn all_state(node: &str, plugin: &mut dyn Aggregator, slots: &[u32]) -> Result<Vec<StateChunk>, PluginError> {
+    let mut chunks = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let chunk = plugin.state(slots, cursor, STATE_CHUNK_BYTES)?;
+        let next = chunk.next;
+        if !chunk.groups.is_empty() {
+            chunks.push(chunk);
+        }
+        match next {
+            None => return Ok(chunks),
+            Some(next) if next > cursor => cursor = next,
+            Some(_) => {
+                return Err(PluginError::Contract {
+                    plugin: node.to_owned(),
+                    call: "state",
+                    message: "the cursor does not move on".to_owned(),
+                });
+            }
+        }
+    }
+}
+
+fn plugin_at_fault(error: &PluginError) -> RunError {
+    let remedy = if error.may_be_a_row() {
+        "with a corrected plugin or the former one"
+    } else {
+        "with a larger `memory_limit` in `[state]` (or `memory` of the plugin), or with shorter windows"
+    };
+    RunError::Plugin(format!(
+        "{error}; a new instance failed in the same way, and no row can be blamed for it\nhint: nothing is lost: the next \
+         start goes on from the last checkpoint, {remedy}"
+    ))
+}
+
+fn take(column: &ArrayRef, rows: &[u32]) -> Result<ArrayRef, arrow_schema::ArrowError> {
+    arrow_select::take::take(column, &UInt32Array::from(rows.to_vec()), None)
+}
+
+fn take_input(columns: &[Option<ArrayRef>], rows: &[u32]) -> Result<Vec<Option<ArrayRef>>, RunError> {
+    Ok(columns.iter().map(|c| c.as_ref().map(|c| take(c, rows)).transpose()).collect::<Result<_, _>>()?)
+}
+
+fn pick(slots: &[u32], rows: &[u32]) -> Vec<u32> {
+    rows.iter().filter_map(|row| slots.get(*row as usize).copied()).collect()
+}

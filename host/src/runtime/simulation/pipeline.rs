@@ -1,0 +1,264 @@
+//! The parts of a run, over the simulated world: everything that [`run`](crate::runtime::run::run) is handed.
+//!
+//! ```text
+//!   events ─┬──────────────▶ raw                    .errors of both ──▶ errors
+//!           └─▶ ledger ────▶ results                   ledger.late ──▶ late (in most worlds)
+//! ```
+//!
+//! The decoder, the native plugin, the checkpoint store and its state files are the real ones.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use millrace_core::batch::Batch;
+use millrace_core::checkpoint::{Checkpoint, Entry};
+use millrace_core::schema::{DataType, Field, Schema};
+use millrace_plugin::prelude::*;
+use tokio::runtime::Handle;
+
+use super::process::Process;
+use super::script::MAX_FUTURE_MS;
+use super::source::Broker;
+use super::store::Location;
+use super::table::{Committer, Writer};
+use crate::checkpoint::{Backoff, CheckpointStore};
+use crate::clock::Clock;
+use crate::decode::json::JsonDecoder;
+use crate::plugin::AggregatorFactory;
+use crate::plugin::native::NativeFactory;
+use crate::runtime::edge::PartitionHash;
+use crate::runtime::message::RunError;
+use crate::runtime::nodes::{Log, Reader, Uploader};
+use crate::runtime::run::{AggregationNode, Parts, SinkNode, SourceNode};
+use crate::runtime::stats::RunStats;
+use crate::spec::model;
+
+const PIPELINE: &str = "simulation";
+const SOURCE: &str = "events";
+pub const LEDGER: &str = "ledger";
+
+#[derive(Input)]
+struct Event<'a> {
+    id: i64,
+    user: i64,
+    kind: &'a str,
+}
+
+/// Remembers every event, so that one too few or too many is seen, and which.
+#[derive(State, Default)]
+struct Ledger {
+    events: i64,
+    ids: String,
+    users: DistinctCount<i64>,
+}
+
+#[derive(Output)]
+struct Entries {
+    events: i64,
+    ids: String,
+    users: i64,
+}
+
+#[aggregation(name = "ledger", version = "1.0.0")]
+impl Aggregation for Ledger {
+    type Input<'a> = Event<'a>;
+    type Output = Entries;
+
+    fn update(&mut self, event: Event<'_>) -> Result<(), Reject> {
+        if event.kind != "good" {
+            return Err(Reject::new("refused"));
+        }
+        self.events += 1;
+        self.ids.push_str(&format!("{} ", event.id));
+        self.users.insert(event.user);
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.events += other.events;
+        self.ids.push_str(&other.ids);
+        self.users.merge(&other.users);
+    }
+
+    fn evaluate(&self, _: &Window) -> Entries {
+        Entries { events: self.events, ids: self.ids.clone(), users: self.users.count() }
+    }
+}
+
+#[derive(Debug)]
+struct StoppedClock(i64);
+
+impl Clock for StoppedClock {
+    fn now_ms(&self) -> i64 {
+        self.0
+    }
+}
+
+/// What [`nodes::open`](crate::runtime::nodes::open) does for the real world.
+pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError> {
+    let (world, life) = (&process.world, &process.life);
+    let clock: Arc<dyn Clock> = Arc::new(StoppedClock(world.script.now_ms));
+    let ids = Arc::clone(world);
+    let backoff = Backoff { tries_max: life.store_tries, first_pause_ms: 0, pause_max_ms: 1 };
+    let store = CheckpointStore::with_store(Arc::new(Location { process: Arc::clone(process) }), "", PIPELINE)
+        .with_backoff(backoff)
+        .with_ids(Arc::new(move || ids.next_id().to_string()));
+    let store = Arc::new(store);
+    let claimed = runtime.block_on(store.claim(&world.claims(), clock.now_ms()))?;
+    let restored = claimed.restored.and_then(|record| match record.entry {
+        Entry::Checkpoint(checkpoint) => Some(checkpoint),
+        Entry::Claim => None,
+    });
+    let source = source(process);
+    let aggregation = aggregation(process, &source.spec.output);
+    let sinks = sinks(process);
+    let names = sinks.iter().map(|s| &s.name).chain([&source.name, &aggregation.name]).cloned();
+    Ok(Parts {
+        stats: Arc::new(RunStats::new(names)),
+        pipeline: pipeline(process),
+        sources: vec![source],
+        aggregations: vec![aggregation],
+        sinks,
+        fence: claimed.owner.fence().clone(),
+        next_number: claimed.owner.next_number(),
+        restored: restored.or_else(|| Some(Checkpoint { incarnation_started_ms: 1, ..Checkpoint::default() })),
+        log: Arc::new(Log {
+            store: Arc::clone(&store),
+            owner: Mutex::new(Some(claimed.owner)),
+            retain: life.retain,
+            clock: Arc::clone(&clock),
+        }),
+        uploader: Arc::new(Uploader { store: Arc::clone(&store), runtime: runtime.clone() }),
+        reader: Arc::new(Reader { store, runtime: runtime.clone() }),
+        clock,
+        runtime: runtime.clone(),
+    })
+}
+
+fn source(process: &Arc<Process>) -> SourceNode {
+    let script = &process.world.script;
+    let field = |name: &str, data_type| Field::new(name, data_type, false);
+    let columns = vec![
+        field("key", DataType::String),
+        field("id", DataType::Long),
+        field("user", DataType::Long),
+        field("kind", DataType::String),
+        field("at", DataType::Timestamptz),
+    ];
+    let metadata = [field("partition", DataType::Int), field("offset", DataType::Long)];
+    let output = Schema::new(columns.iter().cloned().chain(metadata).collect());
+    let paths = columns.iter().map(|c| vec![c.name.clone()]).collect();
+    let schema = model::SourceSchema { schema: Schema::new(columns), paths };
+    let event_time = model::EventTimeSpec::Column { name: "at".into(), unit: model::TimeUnit::Millis };
+    let spec = model::SourceSpec {
+        // never opened: the broker is handed in
+        connector: model::ConnectorSpec::Kafka(model::KafkaSpec {
+            brokers: String::new(),
+            topics: model::TopicSpec::Names(Vec::new()),
+            group_id: String::new(),
+            start: model::Start::Earliest,
+            properties: BTreeMap::new(),
+        }),
+        schema: schema.clone(),
+        format: model::Format::Json,
+        event_time: event_time.clone(),
+        watermark: model::WatermarkSpec {
+            out_of_orderness_ms: script.out_of_orderness_ms,
+            idle_timeout_ms: script.idle_timeout_ms,
+            max_drift_ms: script.max_drift_ms,
+            max_future_ms: Some(MAX_FUTURE_MS),
+            when_idle: model::WhenIdle::Hold,
+        },
+        on_error: model::OnError::DeadLetter,
+        consecutive_limit: u64::MAX,
+        output,
+        metadata: model::MetadataSpec {
+            partition: Some("partition".into()),
+            offset: Some("offset".into()),
+            ..model::MetadataSpec::default()
+        },
+    };
+    SourceNode {
+        name: SOURCE.into(),
+        spec,
+        connector: Arc::new(Broker::new(process)),
+        decoder: Box::new(move || Ok(Box::new(JsonDecoder::new(&schema, &event_time).map_err(RunError::Internal)?))),
+    }
+}
+
+fn aggregation(process: &Process, input: &Schema) -> AggregationNode {
+    let script = &process.world.script;
+    let factory = NativeFactory::<Ledger>::new(LEDGER);
+    let signature = factory.open("", input).expect("opens").signature().clone();
+    let edges = ["window_start", "window_end"].map(|name| Field::new(name, DataType::Timestamptz, false));
+    let output = [Field::new("key", DataType::String, false)].into_iter().chain(edges).chain(signature.output.fields);
+    AggregationNode {
+        name: LEDGER.into(),
+        spec: model::AggregationSpec {
+            inputs: vec![SOURCE.into()],
+            key: vec!["key".into()],
+            window: model::WindowSpec::Tumbling { size_ms: script.window_ms, offset_ms: script.window_offset_ms },
+            allowed_lateness_ms: script.lateness_ms,
+            plugin: LEDGER.into(),
+            config: String::new(),
+            columns: BTreeMap::new(),
+            on_error: model::OnError::DeadLetter,
+            consecutive_limit: u64::MAX,
+        },
+        factory: Arc::new(factory),
+        input: input.clone(),
+        output: Schema::new(output.collect()),
+    }
+}
+
+fn sinks(process: &Arc<Process>) -> Vec<SinkNode> {
+    let life = &process.life;
+    let by_time: PartitionHash =
+        Arc::new(|batch: &Batch| Ok(Some(batch.event_time_ms.iter().map(|ms| ms.unsigned_abs()).collect())));
+    let sink = |name: &str, inputs: &[&str], partition| {
+        let writers = Arc::clone(process);
+        SinkNode {
+            name: name.into(),
+            inputs: inputs.iter().map(|&i| i.to_owned()).collect(),
+            tasks: life.sink_tasks,
+            writer: Box::new(move |_| Ok(Box::new(Writer { process: Arc::clone(&writers), rows: Vec::new() }))),
+            committer: Some(Arc::new(Committer { process: Arc::clone(process), table: name.to_owned() })),
+            partition,
+            every: life.commit_every,
+        }
+    };
+    let mut sinks = vec![
+        sink("results", &[LEDGER], None),
+        sink("raw", &[SOURCE], Some(by_time)),
+        sink("errors", &["events.errors", "ledger.errors"], None),
+    ];
+    if process.world.script.late_connected {
+        sinks.push(sink("late", &["ledger.late"], None));
+    }
+    sinks
+}
+
+fn pipeline(process: &Process) -> model::Pipeline {
+    let life = &process.life;
+    model::Pipeline {
+        name: PIPELINE.into(),
+        file: Default::default(),
+        parallelism: life.parallelism,
+        checkpoint: model::CheckpointSpec {
+            interval_ms: life.interval_ms,
+            location: model::Location::Local(Default::default()),
+            retain: life.retain,
+            timeout_ms: 30_000,
+            min_pause_ms: 0,
+            tolerated_failures: 0,
+        },
+        state: model::StateSpec { memory_limit_bytes: 1 << 30 },
+        errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX },
+        plugins: BTreeMap::new(),
+        catalogs: BTreeMap::new(),
+        schemas: BTreeMap::new(),
+        sources: Vec::new(),
+        aggregations: Vec::new(),
+        sinks: Vec::new(),
+    }
+}
