@@ -40,7 +40,7 @@ async fn open_sql(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
     let uri = match sqlite_path(&spec.uri) {
         Some(path) => {
             if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+                fs::create_folder(parent).with_context(|| format!("cannot create {}", parent.display()))?;
             }
             properties.entry("pool.max-connections".into()).or_insert_with(|| SQLITE_CONNECTIONS_MAX.into());
             // sqlx waits 5 s for a lock by default, and synchronous=FULL with a rollback journal makes a commit durable
@@ -83,7 +83,13 @@ fn own_properties(spec: &CatalogSpec) -> HashMap<String, String> {
 fn storage_factory(warehouse: &str) -> Result<Arc<dyn StorageFactory>> {
     match warehouse.split_once("://") {
         Some(("s3" | "s3a", _)) => Ok(Arc::new(OpenDalStorageFactory::S3 { customized_credential_load: None })),
-        Some(("file", _)) | None => Ok(Arc::new(fs::DurableFsFactory)),
+        Some(("file", _)) | None => {
+            let root = fs::local_path(warehouse);
+            if let Some(root) = &root {
+                fs::create_folder(root).with_context(|| format!("cannot create {}", root.display()))?;
+            }
+            Ok(Arc::new(fs::DurableFsFactory { root }))
+        }
         Some((scheme, _)) => bail!("a warehouse at `{scheme}://` is not supported; use file:// or s3://"),
     }
 }

@@ -45,8 +45,7 @@ pub struct Prepared {
 pub trait SinkWriter: Send {
     fn write(&mut self, rows: &RowSet) -> Result<()>;
 
-    /// Makes everything written so far durable, and gives it up for commit. `commit_due` is false between two
-    /// `commit_interval`s: then small files may be kept back to be joined, but they are named here all the same.
+    /// Makes everything written so far durable, and gives it up for commit.
     fn prepare(&mut self, checkpoint: u64) -> Result<Prepared>;
 }
 
@@ -57,9 +56,9 @@ pub trait SinkCommitter: Send + Sync {
     /// checkpoint whose commit is in the table.
     async fn claim(&self, fence: &Fence, state: &SinkState) -> Result<u64>;
 
-    /// Joins small files that have waited for a commit, before a checkpoint names them. Files it did not need to touch
-    /// stay as they are.
-    async fn join(&self, files: Vec<serde_json::Value>) -> Result<Vec<serde_json::Value>> {
+    /// Makes of the files that have waited those of the commit, before its checkpoint names them: durable, when it
+    /// returns. Files it did not need to touch stay as they are.
+    async fn join(&self, _checkpoint: u64, files: Vec<serde_json::Value>) -> Result<Vec<serde_json::Value>> {
         Ok(files)
     }
 

@@ -2,6 +2,7 @@
 
     metrics   the campaign table against DuckDB's own aggregation of the events
     events    a raw events table against the dumped topic, as multisets
+    state     the last checkpoint's state files, read by DuckDB, with what the campaign table has already
     complete  a raw events table against itself: so many events, no hole in the offsets, nothing twice
     snapshot  prints a table's current snapshot id
 
@@ -9,6 +10,8 @@ Nothing here shares code with Millrace: events are read from JSON lines, tables 
 """
 
 import argparse
+import glob
+import json
 import sys
 
 import duckdb
@@ -85,6 +88,43 @@ def events(db, args):
     return wrong
 
 
+def state(db, args):
+    db.register("source", tables.arrow_or_reader(db, args, args.events_table))
+    db.execute("CREATE TABLE events AS SELECT * REPLACE (epoch_ms(timestamp) AS timestamp) FROM source")
+    expected.create_metrics(db, args.window_ms)
+    with open(max(glob.glob(f"{args.state}/log/*.json"))) as record:
+        files = json.load(record)["record"]["entry"]["operators"]["metrics"]["files"]
+    # one group may take several rows: their counters are parts, their lists are
+    db.execute(
+        """
+        CREATE TABLE open AS
+        SELECT campaign_id, epoch_ms(window_start) AS window_start, epoch_ms(window_end) AS window_end,
+            sum(impressions) AS impressions, sum(clicks) AS clicks, sum(conversions) AS conversions, sum(revenue) AS revenue,
+            len(list_distinct(flatten(list("users.values")))) AS unique_users
+        FROM read_parquet($1) GROUP BY ALL
+        """,
+        [[f"{args.state}/{file['path']}" for file in files]],
+    )
+    db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
+    db.execute("CREATE TABLE closed AS SELECT campaign_id, epoch_ms(window_start) AS window_start FROM table_rows")
+    key = "campaign_id, window_start"
+    wrong = differ(db, "groups both open and closed", f"FROM open SEMI JOIN closed USING ({key})")
+    wrong += differ(db, "groups neither open nor closed", f"FROM expected ANTI JOIN (SELECT {key} FROM open UNION ALL FROM closed) USING ({key})")
+    wrong += differ(db, "open groups too many", f"FROM open ANTI JOIN expected USING ({key})")
+    exact = ["window_end", "impressions", "clicks", "conversions", "unique_users"]
+    tests = [f"o.{c} IS DISTINCT FROM e.{c}" for c in exact] + ["abs(o.revenue - e.revenue) > 1e-6 * greatest(abs(e.revenue), 1e-9)"]
+    wrong += differ(
+        db,
+        "open groups with other values",
+        f"SELECT o.*, e.* EXCLUDE ({key}) FROM expected e JOIN open o USING ({key}) WHERE {' OR '.join(tests)}",
+    )
+    opened, closed = (db.sql(f"SELECT count(*) FROM {t}").fetchall()[0][0] for t in ("open", "closed"))
+    if not opened or not closed:
+        sys.exit(f"{opened} open and {closed} closed groups: there must be some of both")
+    print(f"state: {opened} open groups, {closed} closed, {'equal' if not wrong else 'NOT equal'}")
+    return wrong
+
+
 def complete(db, args):
     db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
     db.execute("CREATE TABLE actual AS FROM table_rows")
@@ -116,7 +156,7 @@ def main():
     parser.add_argument("--warehouse", required=True)
     parser.add_argument("--catalog", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("metrics", "events", "complete", "snapshot"):
+    for name in ("metrics", "events", "state", "complete", "snapshot"):
         commands.add_parser(name).add_argument("--table", required=True)
     source = commands.choices["metrics"].add_mutually_exclusive_group(required=True)
     source.add_argument("--events")
@@ -126,8 +166,11 @@ def main():
     commands.choices["events"].add_argument("--copies", type=int, default=1)
     commands.choices["complete"].add_argument("--count", type=int, required=True)
     commands.choices["complete"].add_argument("--partitions", type=int, required=True)
+    commands.choices["state"].add_argument("--events-table", required=True)
+    commands.choices["state"].add_argument("--state", required=True)
+    commands.choices["state"].add_argument("--window-ms", type=int, required=True)
     args = parser.parse_args()
-    command = {"metrics": metrics, "events": events, "complete": complete, "snapshot": snapshot}[args.command]
+    command = {"metrics": metrics, "events": events, "state": state, "complete": complete, "snapshot": snapshot}[args.command]
     with duckdb.connect() as db:
         db.sql("SET TimeZone = 'UTC'")
         return 1 if command(db, args) else 0

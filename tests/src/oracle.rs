@@ -112,6 +112,14 @@ pub fn metrics_match_events_table(pipeline: &Pipeline, window_ms: i64) -> Result
         .map(drop)
 }
 
+/// DuckDB reads the last checkpoint's state files: with what is in the campaign table, they are all events of the raw table.
+pub fn state_matches_events_table(pipeline: &Pipeline, window_ms: i64) -> Result<()> {
+    let (state, window_ms) = (pipeline.state(), window_ms.to_string());
+    let state = utf8(&state)?;
+    check(pipeline, &["state", "--table", METRICS, "--events-table", EVENTS, "--state", state, "--window-ms", &window_ms])
+        .map(drop)
+}
+
 /// A raw table holds every dumped event exactly `copies` times, and nothing else.
 pub fn events_match(pipeline: &Pipeline, table: &str, dump: &Path, copies: u32) -> Result<()> {
     check(pipeline, &["events", "--table", table, "--events", utf8(dump)?, "--copies", &copies.to_string()]).map(drop)

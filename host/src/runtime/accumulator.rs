@@ -381,9 +381,14 @@ fn all_state(node: &str, plugin: &mut dyn Aggregator, slots: &[u32]) -> Result<V
 }
 
 fn plugin_at_fault(error: &PluginError) -> RunError {
+    let remedy = if error.may_be_a_row() {
+        "with a corrected plugin or the former one"
+    } else {
+        "with a larger `memory_limit` in `[state]` (or `memory` of the plugin), or with shorter windows"
+    };
     RunError::Plugin(format!(
         "{error}; a new instance failed in the same way, and no row can be blamed for it\nhint: nothing is lost: the next \
-         start goes on from the last checkpoint, with a corrected plugin or the former one"
+         start goes on from the last checkpoint, {remedy}"
     ))
 }
 

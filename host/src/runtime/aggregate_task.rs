@@ -97,7 +97,7 @@ struct State {
     pending_rows: usize,
     late_dropped: u64,
     late_logged: u64,
-    /// what was added to the shared gauges, taken back at the end
+    /// what was added to the shared gauges
     reported_groups: i64,
     reported_bytes: i64,
 }
@@ -124,10 +124,7 @@ impl AggregateTask {
         };
         self.restore(&mut state, restored)?;
         self.report(&mut state, true)?;
-        let result = self.work(&mut state);
-        self.stats.groups.fetch_sub(state.reported_groups, Relaxed);
-        self.stats.state_bytes.fetch_sub(state.reported_bytes, Relaxed);
-        result
+        self.work(&mut state)
     }
 
     fn work(&mut self, state: &mut State) -> Result<(), RunError> {

@@ -327,6 +327,7 @@ impl Coordinator {
             cover(&mut state.open.positions, &before, &next.sources);
             let part = prepared.remove(name).unwrap_or_default();
             state.open.rows += part.rows;
+            let waited = !state.open.files.is_empty();
             state.open.files.extend(part.files);
             state.open.windows_ms = span(state.open.windows_ms, part.windows_ms);
             state.open.checkpoints += 1;
@@ -338,8 +339,9 @@ impl Coordinator {
                 continue;
             }
             let mut files = std::mem::take(&mut state.open.files);
-            if sink.every > 1 {
-                files = self.runtime.block_on(sink.committer.join(files))?;
+            // also if only an earlier run's interval let them wait
+            if sink.every > 1 || waited {
+                files = self.runtime.block_on(sink.committer.join(f.number, files))?;
             }
             let positions = std::mem::take(&mut state.open.positions);
             state.open.positions = positions.iter().map(|r| PositionRange { from: r.to, ..r.clone() }).collect();

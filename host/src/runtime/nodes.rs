@@ -252,7 +252,7 @@ fn open_iceberg(
         name: Arc::from(name),
         inputs: spec.inputs.clone(),
         tasks: if from_sources { pipeline.parallelism.max(1) } else { 1 },
-        writer: Box::new(move |task| Ok(writers.writer(task))),
+        writer: Box::new(move |task| Ok(writers.writer(task, every > 1))),
         committer: Some(Arc::clone(&sink) as Arc<dyn SinkCommitter>),
         partition: Some(Arc::new(move |batch| Ok(hasher.partition_hash(&batch.rows)?))),
         every: u32::try_from(every).unwrap_or(u32::MAX),

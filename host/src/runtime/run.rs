@@ -521,7 +521,9 @@ fn watch_gauges(
     std::thread::Builder::new()
         .name("gauges".into())
         .spawn(move || {
-            while !stop.load(Relaxed) {
+            loop {
+                // once more when the run is over, for whoever looks last
+                let last = stop.load(Relaxed);
                 let lowest = watermarks.iter().map(|w| w.load(Relaxed)).min().unwrap_or(UNKNOWN);
                 stats.watermark_ms.store(lowest, Relaxed);
                 let mut lag = 0_i64;
@@ -537,6 +539,9 @@ fn watch_gauges(
                     }
                 }
                 stats.lag.store(if known { lag } else { UNKNOWN }, Relaxed);
+                if last {
+                    return;
+                }
                 waker.wait(Duration::from_millis(200));
             }
         })

@@ -3,15 +3,14 @@
 //! ```text
 //!   table      created or checked when the sink is opened
 //!   writer     one per task: rows → Parquet files, named in the checkpoint     (sink task's thread)
-//!   join       small files that waited for the commit become one               (sink task's thread)
+//!   join       what waited for the commit becomes the commit's files            (coordinator)
 //!   commit     claim, fenced commit, verification                              (committer)
 //! ```
 //!
 //! It never commits anything that a durable checkpoint does not list, and never says "done" of a commit that it has not
 //! seen in the table.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
@@ -26,15 +25,19 @@ use tokio::runtime::Handle;
 use super::{Result, SinkCommitter, SinkError, SinkWriter};
 use crate::spec::model::IcebergSinkSpec;
 
+mod buffer;
 pub mod commit;
+mod data;
 pub mod encode;
 pub mod fence;
 pub mod join;
 mod metadata;
+mod metrics;
+pub mod partition;
+mod run;
+pub mod table;
 #[cfg(test)]
 mod tests;
-pub mod partition;
-pub mod table;
 pub mod writer;
 
 /// One Iceberg table as a sink.
@@ -46,8 +49,6 @@ pub struct IcebergSink {
     pub(crate) layout: Arc<table::Layout>,
     pub(crate) table: RwLock<Table>,
     pub(crate) runtime: Handle,
-    /// a committable's last file → files that its join has replaced
-    joined: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl std::fmt::Debug for IcebergSink {
@@ -76,7 +77,6 @@ impl IcebergSink {
             layout: Arc::new(layout),
             table: RwLock::new(table),
             runtime,
-            joined: Mutex::default(),
         }))
     }
 
@@ -85,9 +85,9 @@ impl IcebergSink {
         commit::found_claim(self, &self.base())
     }
 
-    /// The writer of one task.
-    pub fn writer(&self, task: usize) -> Box<dyn SinkWriter> {
-        Box::new(writer::IcebergWriter::new(task, self.layout.clone(), self.runtime.clone()))
+    /// The writer of one task. `waits`: not every checkpoint is committed, and what it lists is joined before.
+    pub fn writer(&self, task: usize, waits: bool) -> Box<dyn SinkWriter> {
+        Box::new(writer::IcebergWriter::new(task, self.layout.clone(), self.runtime.clone(), waits))
     }
 
     /// One hash per row, equal for rows of one Iceberg partition, so that one task can write each; `None` if the table
@@ -108,23 +108,11 @@ impl IcebergSink {
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
     }
 
-    /// The commit is in the table: nothing needs the files any more that it has replaced. What cannot be removed is
-    /// logged; it costs space, not answers.
+    /// The commit is in the table: nothing needs the files any more that it has replaced.
     pub(crate) async fn after_commit(&self, table: Table, committable: &Committable) {
-        let mut gone: Vec<String> = Vec::new();
-        for file in &committable.files {
-            if let Some(path) = file.get("path").and_then(Value::as_str) {
-                gone.extend(
-                    self.joined.lock().unwrap_or_else(PoisonError::into_inner).remove(path).unwrap_or_default(),
-                );
-            }
-        }
-        gone.extend(metadata::superseded(&self.base(), &table));
-        for path in gone {
-            if let Err(error) = table.file_io().delete(&path).await {
-                tracing::warn!("{path} is not needed any more but cannot be removed: {error}");
-            }
-        }
+        let superseded = metadata::superseded(&self.base(), &table);
+        let gone = join::replaced(&committable.files).chain(superseded.iter().map(String::as_str));
+        self.layout.remove(gone).await;
         self.renew(table);
     }
 }
@@ -135,15 +123,8 @@ impl SinkCommitter for IcebergSink {
         commit::claim(self, fence, state).await
     }
 
-    async fn join(&self, files: Vec<Value>) -> Result<Vec<Value>> {
-        let (files, gone) = join::join(&self.layout, files).await?;
-        if let Some(path) = files.last().and_then(|f| f.get("path")).and_then(Value::as_str)
-            && !gone.is_empty()
-        {
-            // They are part of a joined file now, but older checkpoints name them until this commit is in the table.
-            self.joined.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), gone);
-        }
-        Ok(files)
+    async fn join(&self, checkpoint: u64, files: Vec<Value>) -> Result<Vec<Value>> {
+        join::join(&self.layout, &self.runtime, checkpoint, files).await
     }
 
     async fn commit(&self, fence: &Fence, committable: &Committable) -> Result<()> {

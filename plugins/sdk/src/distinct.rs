@@ -226,10 +226,9 @@ impl Countable for str {
     type Value<'a> = &'a str;
     type Set = StringSet;
 
+    #[inline]
     fn hash(value: &str) -> u64 {
-        let mut words = Vec::with_capacity(value.len() / 8 + 1);
-        hash::push_words(value, &mut words);
-        hash::words(&words)
+        hash::text(value)
     }
 }
 

@@ -48,6 +48,20 @@ fn the_generator_survives_sigkill() -> Result<()> {
 }
 
 #[test]
+fn duckdb_reads_the_state_of_open_windows() -> Result<()> {
+    let scratch = Scratch::new("state")?;
+    let mut pipeline = generator(&scratch);
+    pipeline.source = pipeline.source.replace("rate = 20_000", "rate = \"unlimited\"");
+    pipeline.window = "1s".to_owned();
+    let file = pipeline.write()?;
+    Millrace::run(&file, &["--until-end", "--keep-open"], &[])?.wait(MINUTE)?.ok()?;
+    oracle::state_matches_events_table(&pipeline, 1_000)?;
+    // and a later run closes them
+    Millrace::run_to_end(&file, MINUTE)?.ok()?;
+    oracle::metrics_match_events_table(&pipeline, 1_000)
+}
+
+#[test]
 fn a_bad_spec_ends_with_code_2_and_points_at_it() -> Result<()> {
     let scratch = Scratch::new("bad-spec")?;
     let mut pipeline = generator(&scratch);

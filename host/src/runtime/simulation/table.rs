@@ -77,7 +77,7 @@ impl SinkCommitter for Committer {
         self.try_again(|| self.process.risky_step(Place::TableClaim, claim)).await?.map_err(SinkError::Fatal)
     }
 
-    async fn join(&self, files: Vec<Value>) -> Result<Vec<Value>> {
+    async fn join(&self, _checkpoint: u64, files: Vec<Value>) -> Result<Vec<Value>> {
         let world = &self.process.world;
         let keep = self.process.draw(|random| random.below(files.len() + 1));
         let (kept, joined) = files.split_at(keep);

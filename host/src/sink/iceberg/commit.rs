@@ -88,6 +88,8 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
     let mut pause = Pause::new();
     let what = format!("committing checkpoint {} to table {}", committable.checkpoint, sink.ident);
     let mut attempted = false;
+    // made at the first attempt: the file that may hold the positions is written once
+    let mut parts: Option<(HashMap<String, String>, Vec<DataFile>)> = None;
     loop {
         let table = match sink.catalog.load_table(&sink.ident).await {
             Ok(table) => table,
@@ -116,20 +118,22 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
         if attempted {
             warn!("{what}: not in the table yet, trying again");
         }
-        let files = data_files(sink, committable)?;
+        let (summary, files) = match &mut parts {
+            Some(parts) => parts,
+            none => none.insert((commit_summary(sink, fence, committable).await?, data_files(sink, committable)?)),
+        };
         let ours = Claim {
             incarnation: fence.incarnation.clone(),
             generation: fence.generation,
             checkpoint: committable.checkpoint,
         };
-        let summary = commit_summary(sink, fence, committable).await?;
         let (fence_now, predecessor, checkpoint) = (fence.clone(), committable.predecessor, committable.checkpoint);
         let judge = judge(sink, move |now| {
             decide_commit(now, &fence_now, predecessor, checkpoint) == CommitDecision::Go
         });
         failpoint::hit(failpoint::COMMIT_BEFORE);
         attempted = true;
-        match transact(&judge, &table, sink, &ours, summary, files).await {
+        match transact(&judge, &table, sink, &ours, summary.clone(), files.clone()).await {
             Ok(_) => {
                 failpoint::hit(failpoint::COMMIT_APPLIED_ANSWER_LOST);
                 if !pause.first_look() {
@@ -214,7 +218,7 @@ async fn transact(
 }
 
 fn data_files(sink: &IcebergSink, committable: &Committable) -> Result<Vec<DataFile>> {
-    committable.files.iter().map(|file| super::writer::data_file(&sink.layout, file)).collect()
+    committable.files.iter().map(|file| super::data::data_file(&sink.layout, file)).collect()
 }
 
 fn summary(sink: &IcebergSink, fence: &Fence, more: &[(&str, String)]) -> HashMap<String, String> {

@@ -7,7 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
 };
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::{DataType, TimeUnit};
 use hashbrown::HashMap;
 use iceberg::arrow::arrow_primitive_to_literal;
@@ -108,17 +108,26 @@ struct Level {
 #[derive(Default)]
 pub struct Partitions {
     levels: Vec<Level>,
+    /// one per partition number: as [`hashes`] has it
+    hashes: Vec<u64>,
 }
 
 impl Partitions {
     pub fn clear(&mut self) {
         self.levels.clear();
+        self.hashes.clear();
+    }
+
+    /// The partition's hash: the same in every task and run of the program.
+    pub fn hash(&self, id: u32) -> u64 {
+        usize::try_from(id).ok().and_then(|id| self.hashes.get(id)).copied().unwrap_or_default()
     }
 
     /// One partition number per row.
     pub fn assign(&mut self, layout: &Layout, rows: &RecordBatch) -> Result<Vec<u32>> {
         let mut ids = vec![0_u32; rows.num_rows()];
         let types = layout.partition_type.fields();
+        let mut first_seen: Vec<u32> = Vec::new();
         for (index, array) in transformed(layout, rows)?.into_iter().enumerate() {
             if self.levels.len() <= index {
                 self.levels.push(Level::default());
@@ -144,9 +153,17 @@ impl Partitions {
                     let literal = arrow_primitive_to_literal(&array.slice(row, 1), &field.field_type)
                         .map_err(|e| SinkError::Fatal(format!("table {}: partition value: {e}", layout.table)))?;
                     level.values.push((*id, literal.into_iter().next().flatten()));
+                    if index + 1 == types.len() {
+                        first_seen.extend(u32::try_from(row).ok());
+                    }
                 }
                 *id = found;
             }
+        }
+        if !first_seen.is_empty() {
+            let rows = arrow_select::take::take_record_batch(rows, &UInt32Array::from(first_seen))
+                .map_err(|e| SinkError::Fatal(format!("table {}: gathering rows: {e}", layout.table)))?;
+            self.hashes.extend(hashes(layout, &rows)?);
         }
         Ok(ids)
     }

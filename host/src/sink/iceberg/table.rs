@@ -3,23 +3,27 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, new_null_array};
+use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{Field as ArrowField, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
 use iceberg::arrow::schema_to_arrow_schema;
-use iceberg::io::FileIO;
+use iceberg::io::{FileIO, OutputFile};
 use iceberg::spec::{
     NestedField, PartitionSpecRef, PrimitiveType, Schema as IcebergSchema, SchemaRef, Transform, Type,
     UnboundPartitionSpec,
 };
 use iceberg::table::Table;
 use iceberg::transaction::{AddColumn, ApplyTransactionAction, Transaction};
-use iceberg::writer::file_writer::location_generator::DefaultLocationGenerator;
+use iceberg::writer::file_writer::location_generator::{DefaultLocationGenerator, LocationGenerator};
 use iceberg::{Catalog, NamespaceIdent, TableCreation, TableIdent};
 use millrace_core::schema::{DataType, Field, Schema};
-use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowSchemaConverter, PARQUET_FIELD_ID_META_KEY};
+use serde_json::Value;
 
 use super::super::{Result, SinkError};
+use super::data::Closed;
 use super::{classify, encode};
+use crate::catalog::fs::{DurableFs, create_folder, local_path};
 use crate::spec::model::{Evolve, IcebergSinkSpec, PartitionField, PartitionTransform};
 
 /// All that a writer needs to know of the table; fixed while the run lasts.
@@ -35,10 +39,72 @@ pub struct Layout {
     inputs: Vec<Option<usize>>,
     pub locations: DefaultLocationGenerator,
     pub file_io: FileIO,
+    /// writes local data files, which become durable together
+    pub(super) deferred: Option<Arc<DurableFs>>,
     pub options: encode::WriteOptions,
+    /// `options` for files of these columns
+    pub parquet: ArrowWriterOptions,
 }
 
 impl Layout {
+    /// A data file or run to be written. What is closed must pass [`Self::durable`] before anything names it.
+    pub fn output(&self, path: &str) -> Result<OutputFile> {
+        match &self.deferred {
+            Some(storage) => Ok(OutputFile::new(storage.clone(), path.to_owned())),
+            None => self.file_io.new_output(path).map_err(|e| classify(&format!("creating {path}"), &e)),
+        }
+    }
+
+    /// Makes files durable: what it returns may be listed in a checkpoint.
+    pub fn durable(&self, files: Vec<Closed>) -> Result<Vec<Value>> {
+        if let (Some(storage), false) = (&self.deferred, files.is_empty()) {
+            let failed = |e| SinkError::Fatal(format!("table {}: making its files durable: {e}", self.table));
+            storage.sync().map_err(failed)?;
+        }
+        Ok(files.into_iter().map(|file| file.0).collect())
+    }
+
+    /// Removes files that nothing needs any more. What cannot be removed is logged: it costs space, not answers.
+    pub async fn remove(&self, paths: impl Iterator<Item = &str>) {
+        for path in paths {
+            let removed = match self.output(path) {
+                Ok(file) => file.delete().await.map_err(|e| e.to_string()),
+                Err(e) => Err(e.to_string()),
+            };
+            if let Err(error) = removed {
+                tracing::warn!("{path} is not needed any more but cannot be removed: {error}");
+            }
+        }
+    }
+
+    /// Rows read back from a file that was written for this table, perhaps before it got its newest columns.
+    pub fn conform(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        if *rows.schema_ref() == self.arrow {
+            return Ok(rows.clone());
+        }
+        let found = rows.schema();
+        let id = |field: &ArrowField| field.metadata().get(PARQUET_FIELD_ID_META_KEY).cloned();
+        let columns = self.arrow.fields().iter().map(|field| {
+            let column = found.fields().iter().position(|f| id(f) == id(field)).and_then(|i| rows.columns().get(i));
+            self.fit(field, column, rows.num_rows())
+        });
+        self.batch(columns.collect::<Result<_>>()?)
+    }
+
+    fn fit(&self, field: &ArrowField, column: Option<&ArrayRef>, rows: usize) -> Result<ArrayRef> {
+        match column {
+            None => Ok(new_null_array(field.data_type(), rows)),
+            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+            Some(column) => arrow_cast::cast(column, field.data_type())
+                .map_err(|e| SinkError::Fatal(format!("table {}: column `{}`: {e}", self.table, field.name()))),
+        }
+    }
+
+    fn batch(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+        RecordBatch::try_new(self.arrow.clone(), columns)
+            .map_err(|e| SinkError::Fatal(format!("table {}: rows do not fit the table: {e}", self.table)))
+    }
+
     /// The input's rows as the table's columns: widened, and null where the input has none.
     pub fn project(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let columns = self
@@ -46,20 +112,16 @@ impl Layout {
             .fields()
             .iter()
             .zip(&self.inputs)
-            .map(|(field, input)| -> Result<ArrayRef> {
-                let Some(index) = input else { return Ok(new_null_array(field.data_type(), rows.num_rows())) };
-                let column = rows.columns().get(*index).ok_or_else(|| {
-                    SinkError::Fatal(format!("table {}: a batch lacks column `{}`", self.table, field.name()))
-                })?;
-                if column.data_type() == field.data_type() {
-                    return Ok(column.clone());
-                }
-                arrow_cast::cast(column, field.data_type())
-                    .map_err(|e| SinkError::Fatal(format!("table {}: column `{}`: {e}", self.table, field.name())))
+            .map(|(field, input)| {
+                let column = input.map(|index| {
+                    rows.columns().get(index).ok_or_else(|| {
+                        SinkError::Fatal(format!("table {}: a batch lacks column `{}`", self.table, field.name()))
+                    })
+                });
+                self.fit(field, column.transpose()?, rows.num_rows())
             })
-            .collect::<Result<Vec<_>>>()?;
-        RecordBatch::try_new(self.arrow.clone(), columns)
-            .map_err(|e| SinkError::Fatal(format!("table {}: rows do not fit the table: {e}", self.table)))
+            .collect::<Result<_>>()?;
+        self.batch(columns)
     }
 }
 
@@ -118,18 +180,39 @@ fn layout(table: &Table, name: &str, input: &Schema) -> Result<Layout> {
         fields.push(ArrowField::new(&field.name, arrow_type, !field.required).with_metadata(id));
         inputs.push(input.index_of(&field.name));
     }
+    let arrow = Arc::new(ArrowSchema::new(fields));
+    let options = encode::WriteOptions::from_properties(metadata.properties(), &schema)
+        .map_err(|e| SinkError::Fatal(format!("table {name}: {e}")))?;
+    // Converted once, not per file. The Arrow schema in the footer would tell readers nothing that the columns do not.
+    let columns = ArrowSchemaConverter::new()
+        .convert(&arrow)
+        .map_err(|e| SinkError::Fatal(format!("table {name}: its columns as Parquet: {e}")))?;
+    let parquet = ArrowWriterOptions::new()
+        .with_properties(options.parquet.clone())
+        .with_parquet_schema(columns)
+        .with_skip_arrow_metadata(true);
+    let locations = DefaultLocationGenerator::new(metadata).map_err(invalid)?;
     Ok(Layout {
         table: name.to_owned(),
         spec: metadata.default_partition_spec().clone(),
         partition_type: metadata.default_partition_type().clone(),
-        arrow: Arc::new(ArrowSchema::new(fields)),
+        deferred: deferred(&locations, metadata.location()).map_err(|e| SinkError::Fatal(format!("table {name}: {e}")))?,
+        locations,
+        arrow,
         inputs,
-        locations: DefaultLocationGenerator::new(metadata).map_err(invalid)?,
         file_io: table.file_io().clone(),
-        options: encode::WriteOptions::from_properties(metadata.properties(), &schema)
-            .map_err(|e| SinkError::Fatal(format!("table {name}: {e}")))?,
+        options,
+        parquet,
         schema,
     })
+}
+
+/// Where data files are local, the storage that writes them.
+fn deferred(locations: &DefaultLocationGenerator, table: &str) -> std::result::Result<Option<Arc<DurableFs>>, String> {
+    let Some(data) = local_path(locations.generate_location(None, "").trim_end_matches('/')) else { return Ok(None) };
+    create_folder(&data).map_err(|e| format!("cannot create {}: {e}", data.display()))?;
+    let root = local_path(table).filter(|table| data.starts_with(table)).unwrap_or(data);
+    Ok(Some(Arc::new(DurableFs::deferred(root))))
 }
 
 fn primitive(field: &Field) -> Result<PrimitiveType> {

@@ -8,11 +8,14 @@ use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, T
 use futures::TryStreamExt;
 use iceberg::{Namespace, NamespaceIdent, TableCommit, TableCreation};
 use millrace_core::batch::{Batch, RowSet};
+use millrace_core::checkpoint::PositionRange;
 use millrace_core::schema::{DataType, Field};
 
 use super::*;
 use crate::catalog::open_catalog;
 use crate::spec::model::{CatalogKind, CatalogSpec, Evolve, PartitionField, PartitionTransform};
+
+mod files;
 
 struct World {
     dir: tempfile::TempDir,
@@ -35,18 +38,13 @@ impl World {
         Self { dir, runtime, catalog }
     }
 
-    fn sink_over(&self, catalog: Arc<dyn Catalog>, name: &str, partition_by: &[PartitionField]) -> Arc<IcebergSink> {
-        let spec = IcebergSinkSpec {
-            catalog: "lake".into(),
-            namespace: "ads".into(),
-            table: "t".into(),
-            partition_by: partition_by.to_vec(),
-            evolve: Evolve::Fail,
-            commit_interval_ms: 1,
-            properties: BTreeMap::new(),
-        };
+    fn sink_of(&self, catalog: Arc<dyn Catalog>, name: &str, spec: IcebergSinkSpec, schema: &Schema) -> Arc<IcebergSink> {
         let handle = self.runtime.handle().clone();
-        self.runtime.block_on(IcebergSink::open("p", name, &spec, catalog, &schema(), handle)).unwrap()
+        self.runtime.block_on(IcebergSink::open("p", name, &spec, catalog, schema, handle)).unwrap()
+    }
+
+    fn sink_over(&self, catalog: Arc<dyn Catalog>, name: &str, partition_by: &[PartitionField]) -> Arc<IcebergSink> {
+        self.sink_of(catalog, name, IcebergSinkSpec { partition_by: partition_by.to_vec(), ..spec() }, &schema())
     }
 
     fn sink(&self, name: &str) -> Arc<IcebergSink> {
@@ -61,13 +59,15 @@ impl World {
         self.runtime.block_on(SinkCommitter::commit(sink, &fence("a", generation), committable))
     }
 
+    fn table(&self) -> Table {
+        let ident = TableIdent::new(NamespaceIdent::new("ads".into()), "t".into());
+        self.runtime.block_on(self.catalog.load_table(&ident)).unwrap()
+    }
+
     /// all ids in the table, sorted
     fn ids(&self) -> Vec<i64> {
-        let ident = TableIdent::new(NamespaceIdent::new("ads".into()), "t".into());
-        let read = async {
-            let table = self.catalog.load_table(&ident).await?;
-            table.scan().build()?.to_arrow().await?.try_collect::<Vec<RecordBatch>>().await
-        };
+        let table = self.table();
+        let read = async { table.scan().build()?.to_arrow().await?.try_collect::<Vec<RecordBatch>>().await };
         let batches = self.runtime.block_on(read).unwrap();
         let mut ids: Vec<i64> = batches
             .iter()
@@ -76,6 +76,22 @@ impl World {
         ids.sort_unstable();
         ids
     }
+}
+
+fn spec() -> IcebergSinkSpec {
+    IcebergSinkSpec {
+        catalog: "lake".into(),
+        namespace: "ads".into(),
+        table: "t".into(),
+        partition_by: Vec::new(),
+        evolve: Evolve::Fail,
+        commit_interval_ms: 1,
+        properties: BTreeMap::new(),
+    }
+}
+
+fn by(column: &str, transform: PartitionTransform) -> PartitionField {
+    PartitionField { column: column.into(), transform }
 }
 
 fn fence(incarnation: &str, generation: u64) -> Fence {
@@ -111,7 +127,7 @@ fn rows(ids: std::ops::Range<i64>) -> RowSet {
 }
 
 fn prepared(sink: &IcebergSink, checkpoint: u64, predecessor: u64, ids: std::ops::Range<i64>) -> Committable {
-    let mut writer = sink.writer(0);
+    let mut writer = sink.writer(0, false);
     writer.write(&rows(ids)).unwrap();
     let prepared = writer.prepare(checkpoint).unwrap();
     Committable {
@@ -132,7 +148,6 @@ fn confirmed(confirmed: u64) -> SinkState {
 #[test]
 fn partitioned_rows_come_back_and_every_partition_has_its_own_file() {
     let world = World::new();
-    let by = |column: &str, transform| PartitionField { column: column.into(), transform };
     let sink = world.sink_over(
         world.catalog.clone(),
         "s",
@@ -158,7 +173,7 @@ fn small_files_are_joined_and_removed_once_the_commit_is_in() {
     for (checkpoint, ids) in [(1, 0..10), (2, 10..20), (3, 20..30)] {
         files.extend(prepared(&sink, checkpoint, 0, ids).files);
     }
-    let joined = world.runtime.block_on(SinkCommitter::join(&*sink, files)).unwrap();
+    let joined = world.runtime.block_on(SinkCommitter::join(&*sink, 3, files)).unwrap();
     assert_eq!(joined.len(), 1);
     let data = || {
         let entries = std::fs::read_dir(world.dir.path().join("warehouse/ads/t/data")).unwrap();
@@ -219,6 +234,37 @@ fn two_sinks_of_a_pipeline_share_a_table() {
     rx.unwrap();
     ry.unwrap();
     assert_eq!(world.ids(), (0..20).collect::<Vec<_>>());
+}
+
+/// The fence holds only if whatever moves the claim also moves the snapshot.
+#[test]
+fn a_claim_is_a_snapshot_without_rows_and_carries_the_property() {
+    let world = World::new();
+    let sink = world.sink("s");
+    let look = || {
+        let table = world.table();
+        let snapshot = table.metadata().current_snapshot().cloned();
+        (table.metadata().properties().get("millrace.p.s").cloned(), snapshot)
+    };
+    assert_eq!(look(), (None, None));
+    world.claim(&sink, 1, &SinkState::default()).unwrap();
+    let (property, first) = look();
+    assert_eq!(property.unwrap(), r#"{"incarnation":"a","generation":1,"checkpoint":0}"#);
+    let first = first.unwrap();
+    let summary = &first.summary().additional_properties;
+    assert_eq!(summary.get("millrace.event").unwrap(), "claim");
+    assert_eq!(summary.get("millrace.generation").unwrap(), "1");
+    assert!(!summary.contains_key("added-data-files") && !summary.contains_key("millrace.checkpoint"), "{summary:?}");
+    // the run that has it needs no second one
+    world.claim(&sink, 1, &SinkState::default()).unwrap();
+    assert_eq!(look().1.unwrap().snapshot_id(), first.snapshot_id());
+    world.commit(&sink, 1, &prepared(&sink, 1, 0, 0..10)).unwrap();
+    let rows = look().1.unwrap();
+    world.claim(&sink, 2, &confirmed(1)).unwrap();
+    let (property, second) = look();
+    assert_eq!(property.unwrap(), r#"{"incarnation":"a","generation":2,"checkpoint":1}"#);
+    assert_eq!(second.unwrap().parent_snapshot_id(), Some(rows.snapshot_id()));
+    assert_eq!(world.ids(), (0..10).collect::<Vec<_>>());
 }
 
 #[test]
@@ -345,4 +391,26 @@ fn a_yes_that_was_not_meant_is_noticed_and_repeated() {
     swallows.left.store(2, Ordering::SeqCst);
     world.commit(&sink, 1, &prepared(&sink, 1, 0, 0..10)).unwrap();
     assert_eq!(world.ids(), (0..10).collect::<Vec<_>>());
+}
+
+/// More partitions than a summary should hold: their positions are in a file, one per commit whatever it takes.
+#[test]
+fn the_positions_of_many_partitions_are_written_once() {
+    let world = World::new();
+    let swallows = Arc::new(Swallows { inner: world.catalog.clone(), left: AtomicU32::new(0) });
+    let sink = world.sink_over(swallows.clone(), "s", &[]);
+    world.claim(&sink, 1, &SinkState::default()).unwrap();
+    let positions: Vec<PositionRange> = (0..100)
+        .map(|partition| PositionRange { source: "e".into(), topic: "t".into(), partition, from: 0, to: 1 })
+        .collect();
+    swallows.left.store(2, Ordering::SeqCst);
+    world.commit(&sink, 1, &Committable { positions: positions.clone(), ..prepared(&sink, 1, 0, 0..10) }).unwrap();
+    let table = world.table();
+    let summary = &table.metadata().current_snapshot().unwrap().summary().additional_properties;
+    let named = summary.get("millrace.positions-file").unwrap();
+    let text = std::fs::read(named.strip_prefix("file://").unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<Vec<PositionRange>>(&text).unwrap(), positions);
+    let metadata = std::fs::read_dir(world.dir.path().join("warehouse/ads/t/metadata")).unwrap();
+    let files = metadata.filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().contains("millrace-positions"));
+    assert_eq!(files.count(), 1);
 }

@@ -5,33 +5,64 @@ const B: u64 = 0xBF58_476D_1CE4_E5B9;
 const C: u64 = 0x94D0_49BB_1331_11EB;
 
 /// Hashes words with 64-bit multiplications only (wasm32 has no wider one), and mixes as SplitMix64 does at the end.
-#[inline]
-pub fn words(words: &[u64]) -> u64 {
-    let mut h = A;
-    for &word in words {
-        h = (h ^ word).wrapping_mul(B);
-        h ^= h >> 32;
+struct Hash(u64);
+
+impl Hash {
+    #[inline]
+    fn add(&mut self, word: u64) {
+        let h = (self.0 ^ word).wrapping_mul(B);
+        self.0 = h ^ (h >> 32);
     }
-    h = (h ^ (h >> 30)).wrapping_mul(B);
-    h = (h ^ (h >> 27)).wrapping_mul(C);
-    h ^ (h >> 31)
+
+    #[inline]
+    fn finish(self) -> u64 {
+        let h = (self.0 ^ (self.0 >> 30)).wrapping_mul(B);
+        let h = (h ^ (h >> 27)).wrapping_mul(C);
+        h ^ (h >> 31)
+    }
 }
 
-/// Appends a string as words: its bytes, 0xFF (which no UTF-8 holds), zeros up to the next word. Two strings are equal
-/// exactly if their words are, none is the beginning of another, and no length has to be kept beside them.
 #[inline]
-pub fn push_words(text: &str, out: &mut Vec<u64>) {
+pub fn words(words: &[u64]) -> u64 {
+    let mut hash = Hash(A);
+    words.iter().for_each(|word| hash.add(*word));
+    hash.finish()
+}
+
+/// The hash of a string's words.
+#[inline]
+pub fn text(text: &str) -> u64 {
+    let mut hash = Hash(A);
+    each_word(text, |word| hash.add(word));
+    hash.finish()
+}
+
+/// Appends a string's words; their hash.
+#[inline]
+pub fn push_words(text: &str, out: &mut Vec<u64>) -> u64 {
+    let mut hash = Hash(A);
+    each_word(text, |word| {
+        hash.add(word);
+        out.push(word);
+    });
+    hash.finish()
+}
+
+/// A string as words: its bytes, 0xFF (which no UTF-8 holds), zeros up to the next word. Two strings are equal exactly
+/// if their words are, none is the beginning of another, and no length has to be kept beside them.
+#[inline]
+fn each_word(text: &str, mut take: impl FnMut(u64)) {
     let bytes = text.as_bytes();
     let (whole, rest) = bytes.as_chunks::<8>();
     for chunk in whole {
-        out.push(u64::from_le_bytes(*chunk));
+        take(u64::from_le_bytes(*chunk));
     }
     let tail = match bytes.last_chunk::<8>() {
         // the last eight bytes end with the rest: shift the others out
         Some(last) if !rest.is_empty() => u64::from_le_bytes(*last) >> (8 * (8 - rest.len())),
         _ => rest.iter().rev().fold(0, |word, byte| (word << 8) | u64::from(*byte)),
     };
-    out.push(tail | (0xFF << (8 * rest.len())));
+    take(tail | (0xFF << (8 * rest.len())));
 }
 
 /// How many of these words belong to the string that begins here.
@@ -81,8 +112,9 @@ mod tests {
     fn the_hash_is_frozen() {
         let of = |text: &str| {
             let mut w = Vec::new();
-            push_words(text, &mut w);
-            words(&w)
+            let hash = push_words(text, &mut w);
+            assert_eq!([super::text(text), words(&w)], [hash; 2]);
+            hash
         };
         assert_eq!([of(""), of("user-0000012345"), words(&[7])], FROZEN);
     }

@@ -33,42 +33,41 @@ impl IdSet {
         self.table.get(self.home(id)).copied().unwrap_or_default()
     }
 
-    /// Whether the id was new; the caller accounts for the growth in bytes.
+    /// Whether one more id needs a larger table.
     #[inline]
-    pub fn insert(&mut self, id: Ref) -> bool {
-        if (self.used + 1) * 4 > self.table.len() * 3 {
-            self.grow();
-        }
-        let new = self.place(id);
-        self.used += usize::from(new);
-        new
+    pub fn is_full(&self) -> bool {
+        (self.used + 1) * 4 > self.table.len() * 3
     }
 
+    /// Whether the id was new. There has to be room.
     #[inline]
-    fn place(&mut self, id: Ref) -> bool {
+    pub fn insert(&mut self, id: Ref) -> bool {
         let mask = self.table.len().wrapping_sub(1);
         let mut slot = self.home(id);
         while let Some(entry) = self.table.get_mut(slot) {
-            if *entry == 0 {
+            // one branch for "free" and "found", which nobody could predict
+            if (*entry == 0) | (*entry == id) {
+                let new = *entry == 0;
                 *entry = id;
-                return true;
-            }
-            if *entry == id {
-                return false;
+                self.used += usize::from(new);
+                return new;
             }
             slot = (slot + 1) & mask;
         }
         false
     }
 
+    /// Doubles the table; by how many bytes it has grown.
     #[cold]
-    fn grow(&mut self) {
+    pub fn grow(&mut self) -> usize {
         let slots = (self.table.len() * 2).max(SLOTS_MIN);
         let old = std::mem::replace(&mut self.table, vec![0; slots]);
         self.shift = 32 - slots.trailing_zeros();
-        for id in old.into_iter().filter(|id| *id != 0) {
-            self.place(id);
+        self.used = 0;
+        for id in old.iter().filter(|id| **id != 0) {
+            self.insert(*id);
         }
+        (slots - old.len()) * 4
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Ref> {

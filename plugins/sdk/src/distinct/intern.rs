@@ -59,16 +59,38 @@ impl Interner {
         self.bytes + self.chunks.last().map_or(0, |c| c.capacity() * 8)
     }
 
+    #[inline]
+    fn home(&self, tag: u32) -> usize {
+        (tag >> self.shift) as usize
+    }
+
+    #[inline]
+    fn after(&self, slot: usize) -> usize {
+        (slot + 1) & (self.table.len() - 1)
+    }
+
+    #[inline]
+    fn entry(&self, slot: usize) -> u64 {
+        self.table.get(slot).copied().unwrap_or_default()
+    }
+
     /// The entry in a tag's home slot: brings its line into the cache.
     #[inline]
     pub fn touch(&self, tag: u32) -> u64 {
-        self.table.get((tag >> self.shift) as usize).copied().unwrap_or_default()
+        self.entry(self.home(tag))
     }
 
-    /// The first word of the string that an entry names: brings its line into the cache.
+    /// The first string with a tag, almost always the one that is wanted; 0 if there is none.
     #[inline]
-    pub fn touch_text(&self, entry: u64) -> u64 {
-        self.words_at(reference(entry)).first().copied().unwrap_or_default()
+    pub fn candidate(&self, wanted: u32) -> Ref {
+        let mut slot = self.home(wanted);
+        loop {
+            let entry = self.entry(slot);
+            if entry == 0 || tag(entry) == wanted {
+                return reference(entry);
+            }
+            slot = self.after(slot);
+        }
     }
 
     /// All words from a reference to the end of its chunk.
@@ -80,21 +102,24 @@ impl Interner {
             .unwrap_or_default()
     }
 
-    /// The reference of these words, which are stored if they are new.
+    /// Whether a candidate is the string of these words.
     #[inline]
-    pub fn intern(&mut self, tag: u32, words: &[u64]) -> Ref {
-        let mask = self.table.len() - 1;
-        let mut slot = (tag >> self.shift) as usize;
+    pub fn is(&self, at: Ref, words: &[u64]) -> bool {
+        at != 0 && same(self.words_at(at), words)
+    }
+
+    /// The reference of these words, which are stored if they are new.
+    pub fn intern(&mut self, wanted: u32, words: &[u64]) -> Ref {
+        let mut slot = self.home(wanted);
         loop {
-            let entry = self.table.get(slot).copied().unwrap_or_default();
+            let entry = self.entry(slot);
             if entry == 0 {
-                return self.store(tag, slot, words);
+                return self.store(wanted, slot, words);
             }
-            let found = reference(entry);
-            if entry >> 32 == u64::from(tag) && same(self.words_at(found), words) {
-                return found;
+            if tag(entry) == wanted && self.is(reference(entry), words) {
+                return reference(entry);
             }
-            slot = (slot + 1) & mask;
+            slot = self.after(slot);
         }
     }
 
@@ -126,11 +151,10 @@ impl Interner {
         let old = std::mem::replace(&mut self.table, vec![0; slots]);
         self.bytes = self.bytes + slots * 8 - old.len() * 8;
         self.shift = 32 - slots.trailing_zeros();
-        let mask = slots - 1;
         for entry in old.into_iter().filter(|e| *e != 0) {
-            let mut slot = (tag(entry) >> self.shift) as usize;
-            while self.table.get(slot).is_some_and(|e| *e != 0) {
-                slot = (slot + 1) & mask;
+            let mut slot = self.home(tag(entry));
+            while self.entry(slot) != 0 {
+                slot = self.after(slot);
             }
             if let Some(free) = self.table.get_mut(slot) {
                 *free = entry;

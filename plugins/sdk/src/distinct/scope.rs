@@ -32,7 +32,8 @@ struct Note {
     /// first word of the text in `Scope::text`
     start: u32,
     tag: u32,
-    id: Ref,
+    /// what the text may be, then what it is
+    at: Ref,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +65,8 @@ impl Scope {
     #[inline]
     pub fn insert(&mut self, set: SetId, text: &str) {
         let start = crate::column::offset(self.text.len());
-        hash::push_words(text, &mut self.text);
-        self.notes.push(Note { set, start, tag: 0, id: 0 });
+        let tag = intern::tag(hash::push_words(text, &mut self.text));
+        self.notes.push(Note { set, start, tag, at: 0 });
         if self.notes.len() >= NOTES_MAX || self.text.len() >= NOTED_TEXT_WORDS_MAX {
             self.flush();
         }
@@ -77,33 +78,36 @@ impl Scope {
             return;
         }
         self.sorted = None;
-        let mut end = self.text.len();
         let mut seen = 0u64;
-        // Each pass touches what the next one needs; within a pass no access waits for another.
-        for note in self.notes.iter_mut().rev() {
-            let start = note.start as usize;
-            note.tag = intern::tag(hash::words(self.text.get(start..end).unwrap_or_default()));
-            end = start;
+        // Each pass touches what the next one needs, and is short: many of its accesses are then under way at once.
+        for note in &self.notes {
             seen ^= self.interner.touch(note.tag);
         }
-        for note in &self.notes {
-            seen ^= self.interner.touch_text(self.interner.touch(note.tag));
+        for note in &mut self.notes {
+            note.at = self.interner.candidate(note.tag);
         }
-        end = self.text.len();
+        for note in &self.notes {
+            seen ^= self.interner.words_at(note.at).first().copied().unwrap_or_default();
+        }
+        let mut end = self.text.len();
         for note in self.notes.iter_mut().rev() {
             let start = note.start as usize;
-            note.id = self.interner.intern(note.tag, self.text.get(start..end).unwrap_or_default());
-            end = start;
-            if let Some(set) = self.sets.get(note.set as usize) {
-                seen ^= u64::from(set.touch(note.id));
+            let words = self.text.get(start..end).unwrap_or_default();
+            if !self.interner.is(note.at, words) {
+                note.at = self.interner.intern(note.tag, words);
             }
+            end = start;
+        }
+        for note in &self.notes {
+            seen ^= self.sets.get(note.set as usize).map_or(0, |set| u64::from(set.touch(note.at)));
         }
         black_box(seen);
         for note in &self.notes {
             if let Some(set) = self.sets.get_mut(note.set as usize) {
-                let before = set.bytes();
-                self.alive += usize::from(set.insert(note.id));
-                self.set_bytes += set.bytes() - before;
+                if set.is_full() {
+                    self.set_bytes += set.grow();
+                }
+                self.alive += usize::from(set.insert(note.at));
             }
         }
         self.notes.clear();
@@ -124,13 +128,12 @@ impl Scope {
         }
         let Some(from) = self.sets.get_mut(source as usize).map(std::mem::take) else { return };
         if let Some(set) = self.sets.get_mut(target as usize) {
-            let before = set.bytes();
-            let held = set.len();
             for id in from.iter() {
-                set.insert(id);
+                if set.is_full() {
+                    self.set_bytes += set.grow();
+                }
+                self.alive += usize::from(set.insert(id));
             }
-            self.alive += set.len() - held;
-            self.set_bytes += set.bytes() - before;
         }
         if let Some(set) = self.sets.get_mut(source as usize) {
             *set = from;
@@ -168,6 +171,9 @@ impl Scope {
             let mut moved = IdSet::default();
             for id in set.iter() {
                 let words = old.words(id);
+                if moved.is_full() {
+                    moved.grow();
+                }
                 moved.insert(self.interner.intern(intern::tag(hash::words(words)), words));
             }
             self.set_bytes = self.set_bytes + moved.bytes() - set.bytes();
