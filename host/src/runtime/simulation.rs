@@ -27,8 +27,8 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
@@ -97,7 +97,8 @@ fn a_process_that_was_overtaken_changes_nothing_more() {
         ]);
         let turn = Turn { place, hit: first + random.next() % 4, twist: Twist::Hang };
         let older = Life { until_end: false, keep_open: false, turn: Some(turn), ..undisturbed(&world, 0) };
-        let (place, hit) = random.pick(&[(Place::TableClaim, 1), (Place::LogPut, 2), (Place::LogPut, 5), (Place::Commit, 2)]);
+        let (place, hit) =
+            random.pick(&[(Place::TableClaim, 1), (Place::LogPut, 2), (Place::LogPut, 5), (Place::Commit, 2)]);
         let (hanging, hung) = unbounded();
         let (sender, release) = unbounded();
         std::thread::scope(|scope| {
@@ -185,7 +186,10 @@ fn live(world: &Arc<World>, life: Life, hang: Option<Hang>, releases: Option<Rel
 }
 
 /// Runs a scenario for every seed, on a few threads; the first that fails or hangs is named.
-fn for_each_seed(usual: Range<u64>, scenario: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static) -> Range<u64> {
+fn for_each_seed(
+    usual: Range<u64>,
+    scenario: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static,
+) -> Range<u64> {
     let seeds = seeds_from_environment().unwrap_or(usual);
     let (next, end) = (Arc::new(AtomicU64::new(seeds.start)), seeds.end);
     let scenario = Arc::new(scenario);
@@ -226,7 +230,8 @@ fn for_each_seed(usual: Range<u64>, scenario: impl Fn(u64) -> Result<(), String>
 /// `17`, or `0..5000`.
 fn seeds_from_environment() -> Option<Range<u64>> {
     let text = std::env::var("MILLRACE_SEED").ok()?;
-    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("MILLRACE_SEED={text} is no seed: 17, or 0..5000"));
+    let number =
+        |text: &str| text.parse().unwrap_or_else(|_| panic!("MILLRACE_SEED={text} is no seed: 17, or 0..5000"));
     Some(match text.split_once("..") {
         Some((from, to)) => number(from)..number(to),
         None => number(&text)..number(&text) + 1,

@@ -62,7 +62,13 @@ impl Fragile {
             work(&mut *self.inner)?;
         }
         let message = format!("{INJECTED}: {}", if poisoned { POISON } else { "out of memory" });
-        Err(PluginError::Trap { plugin: "ledger".into(), call, message, guest_log: Vec::new(), out_of_memory: !poisoned })
+        Err(PluginError::Trap {
+            plugin: "ledger".into(),
+            call,
+            message,
+            guest_log: Vec::new(),
+            out_of_memory: !poisoned,
+        })
     }
 }
 

@@ -305,7 +305,8 @@ pub fn renumber(partition: &mut Partition, first_id: i64) {
 
 fn message(offset: i64, event: Event, random: &mut Random) -> Message {
     if random.percent(4) {
-        let broken: [Option<&[u8]>; 4] = [None, Some(b"{\"key\":"), Some(b"\xff\xfe"), Some(b"{\"key\":\"k1\",\"at\":1}")];
+        let broken: [Option<&[u8]>; 4] =
+            [None, Some(b"{\"key\":"), Some(b"\xff\xfe"), Some(b"{\"key\":\"k1\",\"at\":1}")];
         let payload = random.pick(&broken).map(<[u8]>::to_vec);
         return Message { offset, payload, meaning: Meaning::Undecodable };
     }
