@@ -110,7 +110,7 @@ impl Producer {
     /// With the record's own timestamp.
     pub fn send_at(&mut self, partition: i32, payload: Option<&[u8]>, timestamp_ms: Option<i64>) -> Result<()> {
         self.sent += 1;
-        if self.sent % 1024 == 0 {
+        if self.sent.is_multiple_of(1024) {
             self.inner.poll(Duration::ZERO);
         }
         let key = if payload.is_none() { Some(&b"tombstone"[..]) } else { None };

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iceberg::spec::DataFile;
+use iceberg::spec::{DataFile, TableMetadata};
 use iceberg::table::Table;
 use iceberg::transaction::{ApplyTransactionAction, Transaction};
 use millrace_core::checkpoint::{Committable, SinkState};
@@ -67,6 +67,13 @@ pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) 
         if found.as_ref().is_some_and(|c| c.generation == fence.generation) {
             sink.renew(table);
             return Ok(committed);
+        }
+        if let Some(retention) = retention_of_main(table.metadata()) {
+            warn!(
+                "table {}: the retention set on its branch `main` ({retention}) is lost by this run's commits; set the \
+                 table properties history.expire.min-snapshots-to-keep and history.expire.max-snapshot-age-ms instead",
+                sink.ident
+            );
         }
         let ours = Claim { incarnation: fence.incarnation.clone(), generation: fence.generation, checkpoint: committed };
         let summary = summary(sink, fence, &[("millrace.event", "claim".to_owned())]);
@@ -147,6 +154,15 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
             Err(error) => pause.after(classify(&what, &error)).await?,
         }
     }
+}
+
+/// What `main` itself says of how long its snapshots are kept. The iceberg crate's append writes the branch anew without
+/// it, and lets nobody add to its commits.
+pub(super) fn retention_of_main(table: &TableMetadata) -> Option<String> {
+    let table = serde_json::to_value(table).ok()?;
+    let rules = table.get("refs")?.get("main")?.as_object()?.iter().filter(|(key, _)| *key != "snapshot-id" && *key != "type");
+    let rules: Vec<String> = rules.map(|(key, value)| format!("{key} = {value}")).collect();
+    (!rules.is_empty()).then(|| rules.join(", "))
 }
 
 /// The SQL catalog of the iceberg crate is known to answer `Ok` though its COMMIT failed.

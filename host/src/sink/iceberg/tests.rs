@@ -393,6 +393,20 @@ fn a_yes_that_was_not_meant_is_noticed_and_repeated() {
     assert_eq!(world.ids(), (0..10).collect::<Vec<_>>());
 }
 
+/// The crate loses the retention of `main` at every append: whoever relies on it is warned.
+#[test]
+fn a_retention_that_commits_would_lose_is_seen() {
+    let world = World::new();
+    let sink = world.sink("s");
+    world.claim(&sink, 1, &SinkState::default()).unwrap();
+    let table = world.table();
+    assert_eq!(commit::retention_of_main(table.metadata()), None);
+    let mut json = serde_json::to_value(table.metadata()).unwrap();
+    json["refs"]["main"]["min-snapshots-to-keep"] = 5.into();
+    let kept = serde_json::from_value(json).unwrap();
+    assert_eq!(commit::retention_of_main(&kept).unwrap(), "min-snapshots-to-keep = 5");
+}
+
 /// More partitions than a summary should hold: their positions are in a file, one per commit whatever it takes.
 #[test]
 fn the_positions_of_many_partitions_are_written_once() {

@@ -103,7 +103,7 @@ pub fn produce_to_kafka(
     let mut line = Vec::with_capacity(512);
     let mut due = u64::MAX;
     for (partition, offset) in in_order(&events) {
-        if spec.count.is_some_and(|count| sent >= count) || (sent % PROGRESS_EVENTS == 0 && !progress(sent)) {
+        if spec.count.is_some_and(|count| sent >= count) || (sent.is_multiple_of(PROGRESS_EVENTS) && !progress(sent)) {
             break;
         }
         while let Some(rate) = spec.rate {
@@ -130,7 +130,7 @@ pub fn produce_to_kafka(
             }
         }
         sent += 1;
-        if sent % PROGRESS_EVENTS == 0 {
+        if sent.is_multiple_of(PROGRESS_EVENTS) {
             producer.poll(Duration::ZERO);
             producer.context().failure().map_or(Ok(()), |error| Err(fail(&doing, &error)))?;
         }
