@@ -1,6 +1,6 @@
 //! Opens the Iceberg catalogs that a pipeline file names.
 //!
-//! Owns the choice of storage (local files made durable by [`fs`], S3 through opendal), time-outs and the SQLite file's
+//! Owns the choice of storage ([`anywhere`]: local files made durable, S3 through opendal), time-outs and the SQLite file's
 //! creation. It never looks into a table. From [`CatalogSpec`] to the sinks and to SQL.
 
 use std::collections::HashMap;
@@ -13,22 +13,27 @@ use iceberg::io::StorageFactory;
 use iceberg::{Catalog, CatalogBuilder};
 use iceberg_catalog_rest::RestCatalogBuilder;
 use iceberg_catalog_sql::{SqlBindStyle, SqlCatalogBuilder};
-use iceberg_storage_opendal::OpenDalStorageFactory;
 
+use crate::catalog::anywhere::AnywhereFactory;
 use crate::spec::model::{CatalogKind, CatalogSpec};
 
+mod anywhere;
 pub mod fs;
 
 /// The catalog crate sets no time-out of its own: a silent server would hold a commit for ever.
 const REST_REQUEST_TIMEOUT_SECONDS: u64 = 60;
 const REST_CONNECT_TIMEOUT_SECONDS: u64 = 10;
+/// A server that is just being started is waited for: about ten seconds in all.
+const REST_CONNECTS_MAX: u32 = 7;
+const REST_CONNECT_PAUSE: Duration = Duration::from_millis(150);
 /// A single connection: SQLite has one writer, and a pool of ten only makes them collide.
 const SQLITE_CONNECTIONS_MAX: &str = "1";
 
 /// Opens a catalog; a SQLite file that does not exist is created with its folders. The catalog's name inside the
 /// database is the name in the pipeline file, so PyIceberg's `SqlCatalog` of that name sees the same tables.
 pub async fn open_catalog(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
-    let place = || format!("catalog `{}` at {}", spec.name, spec.uri);
+    // who asks says which catalog it is
+    let place = || format!("at {}", spec.uri);
     match spec.kind {
         CatalogKind::Sql => open_sql(spec).await.with_context(place),
         CatalogKind::Rest => open_rest(spec).await.with_context(place),
@@ -63,6 +68,7 @@ async fn open_rest(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
         .timeout(Duration::from_secs(REST_REQUEST_TIMEOUT_SECONDS))
         .connect_timeout(Duration::from_secs(REST_CONNECT_TIMEOUT_SECONDS))
         .build()?;
+    wait_for_server(&client, spec).await?;
     let mut properties = own_properties(spec);
     properties.insert("uri".into(), spec.uri.clone());
     if !spec.warehouse.is_empty() {
@@ -76,22 +82,35 @@ async fn open_rest(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
     Ok(Arc::new(catalog))
 }
 
-fn own_properties(spec: &CatalogSpec) -> HashMap<String, String> {
-    spec.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+/// Until the server answers anything at all: what it says is the catalog's business.
+async fn wait_for_server(client: &reqwest::Client, spec: &CatalogSpec) -> Result<()> {
+    let config = format!("{}/v1/config", spec.uri.trim_end_matches('/'));
+    let mut pause = REST_CONNECT_PAUSE;
+    for attempt in 1.. {
+        let Err(error) = client.get(&config).send().await else { break };
+        if attempt == REST_CONNECTS_MAX || !(error.is_connect() || error.is_timeout()) {
+            let error = anyhow::Error::new(error);
+            let hint = format!("is the catalog's server running, and `uri` in [catalogs.{}] right?", spec.name);
+            bail!("the server does not answer: {error:#}; hint: {hint}");
+        }
+        tracing::warn!(catalog = spec.name, uri = spec.uri, "the server does not answer; trying again in {pause:?}");
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    Ok(())
 }
 
+/// Where the tables' files are is said by the files themselves; a local warehouse is made, and synced up to its root.
 fn storage_factory(warehouse: &str) -> Result<Arc<dyn StorageFactory>> {
-    match warehouse.split_once("://") {
-        Some(("s3" | "s3a", _)) => Ok(Arc::new(OpenDalStorageFactory::S3 { customized_credential_load: None })),
-        Some(("file", _)) | None => {
-            let root = fs::local_path(warehouse);
-            if let Some(root) = &root {
-                fs::create_folder(root).with_context(|| format!("cannot create {}", root.display()))?;
-            }
-            Ok(Arc::new(fs::DurableFsFactory { root }))
-        }
-        Some((scheme, _)) => bail!("a warehouse at `{scheme}://` is not supported; use file:// or s3://"),
+    let root = fs::local_path(warehouse);
+    if let Some(root) = &root {
+        fs::create_folder(root).with_context(|| format!("cannot create {}", root.display()))?;
     }
+    Ok(Arc::new(AnywhereFactory { local: fs::DurableFsFactory { root } }))
+}
+
+fn own_properties(spec: &CatalogSpec) -> HashMap<String, String> {
+    spec.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// The file of a `sqlite:` address.

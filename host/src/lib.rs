@@ -15,6 +15,16 @@
 //! | [`query`] | SQL over the pipeline's catalogs |
 //! | [`cli`] | the `millrace` command |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "the numbers of tests are small"
+    )
+)]
+
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;

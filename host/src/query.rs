@@ -38,7 +38,8 @@ pub async fn query(catalogs: &BTreeMap<String, CatalogSpec>, sql: &str, at: At) 
     for reference in references {
         let (catalog_name, namespace, name) = resolve(catalogs, &reference)?;
         let spec = catalogs.get(&catalog_name).ok_or_else(|| unknown_catalog(catalogs, &catalog_name))?;
-        let catalog = crate::catalog::open_catalog(spec).await?;
+        let opened = crate::catalog::open_catalog(spec).await;
+        let catalog = opened.with_context(|| format!("catalog `{catalog_name}`"))?;
         let table = load(&*catalog, &catalog_name, &namespace, &name).await?;
         let provider = pin(table, at, &format!("{catalog_name}.{namespace}.{name}")).await?;
         let schemas = providers.entry(catalog_name.clone()).or_default();

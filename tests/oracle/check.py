@@ -153,8 +153,8 @@ def snapshot(_db, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--warehouse", required=True)
     parser.add_argument("--catalog", required=True)
+    parser.add_argument("--catalog-properties", type=json.loads, required=True)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("metrics", "events", "state", "complete", "snapshot"):
         commands.add_parser(name).add_argument("--table", required=True)

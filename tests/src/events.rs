@@ -12,6 +12,7 @@ impl Random {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
+    #[allow(clippy::should_implement_trait, reason = "it never ends")]
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -82,6 +83,7 @@ impl Events {
     }
 
     /// The next event's partition and its JSON.
+    #[allow(clippy::should_implement_trait, reason = "what it gives borrows from it")]
     pub fn next(&mut self) -> (i32, &[u8]) {
         let (i, random) = (self.next, &mut self.random);
         self.next += 1;

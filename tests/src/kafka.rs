@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::jars::class_path;
 use crate::{paths, process};
 
 mod setup;
 
-use setup::{Ports, class_path, format_storage};
+use setup::{Ports, format_storage};
 pub use setup::{ensure_jars, missing_tool};
 
 const READY_TIMEOUT_S: u64 = 120;
@@ -84,6 +85,11 @@ impl Broker {
     /// The listener that wants SASL/PLAIN.
     pub fn sasl_brokers(&self) -> String {
         format!("127.0.0.1:{}", self.ports.sasl)
+    }
+
+    /// The listener that wants TLS and then SASL/PLAIN, and the certificate to trust it by.
+    pub fn tls_brokers(&self) -> (String, PathBuf) {
+        (format!("127.0.0.1:{}", self.ports.tls), self.dir.join(setup::CERTIFICATE))
     }
 
     /// As `kill -9` would; the data stay.

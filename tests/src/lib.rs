@@ -6,6 +6,9 @@
 //! | [`paths`] | where things are; scratch folders |
 //! | [`process`] | children that never outlive us |
 //! | [`kafka`] | a real Apache Kafka, started, killed and restarted |
+//! | [`jars`] | programs that Maven fetches |
+//! | [`rest_catalog`] | Iceberg's own REST catalog server |
+//! | [`s3`] | an S3 store that verifies signatures |
 //! | [`topic`] | topics made, filled and dumped |
 //! | [`events`] | seeded ad events, and every kind of bad message |
 //! | [`pipeline`] | pipeline files |
@@ -13,10 +16,13 @@
 //! | [`oracle`] | DuckDB and PyIceberg say what is right |
 
 pub mod events;
+pub mod jars;
 pub mod kafka;
 pub mod millrace;
 pub mod oracle;
 pub mod paths;
 pub mod pipeline;
 pub mod process;
+pub mod rest_catalog;
+pub mod s3;
 pub mod topic;

@@ -68,7 +68,28 @@ impl Ended {
 
 impl Millrace {
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
+        Self::start_command(Command::new(paths::millrace()?), arguments, environment)
+    }
+
+    /// `millrace run FILE` that cannot write a file beyond so many bytes (`ulimit -f`): a disk that is full for all but
+    /// small files, without the rights that mounting one would take.
+    pub fn run_with_small_files(file: &Path, bytes_max: u64) -> Result<Self> {
         let mut command = Command::new(paths::millrace()?);
+        let limit = libc::rlimit { rlim_cur: bytes_max, rlim_max: bytes_max };
+        let set = move || {
+            // SAFETY: both are async-signal-safe and take plain values. Ignored, the signal leaves a failed write.
+            match unsafe { (libc::signal(libc::SIGXFSZ, libc::SIG_IGN), libc::setrlimit(libc::RLIMIT_FSIZE, &limit)) } {
+                (_, 0) => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: the closure runs between fork and exec and does nothing but the calls above.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, set) };
+        let file = file.to_str().context("a path that is not UTF-8")?;
+        Self::start_command(command, &["run", file, "--progress", "plain"], &[])
+    }
+
+    fn start_command(mut command: Command, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         command
             .args(arguments)
             .env("MILLRACE_LOG", "info")
@@ -142,6 +163,14 @@ impl Millrace {
 
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Waits until it has said this.
+    pub fn wait_for_words(&mut self, words: &str, timeout: Duration) -> Result<()> {
+        let output = Arc::clone(&self.output);
+        self.while_running(&format!("the words `{words}`"), timeout, || {
+            Ok(output.lock().iter().any(|line| line.contains(words)))
+        })
     }
 
     /// Waits for something outside; an error if the process ends first.

@@ -78,9 +78,7 @@ pub fn ensure_python() -> Result<PathBuf> {
 fn check(pipeline: &Pipeline, arguments: &[&str]) -> Result<String> {
     let output = Command::new(ensure_python()?)
         .arg(paths::workspace().join("tests/oracle/check.py"))
-        .arg("--warehouse")
-        .arg(pipeline.warehouse())
-        .args(["--catalog", CATALOG])
+        .args(["--catalog", CATALOG, "--catalog-properties", &pipeline.catalog.for_python.to_string()])
         .args(arguments)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use crate::paths;
 
@@ -11,6 +12,31 @@ use crate::paths;
 pub const CATALOG: &str = "lake";
 pub const METRICS: &str = "ads.campaign_metrics";
 pub const EVENTS: &str = "ads.campaign_events";
+
+/// Where the tables are.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    /// the lines of `[catalogs.lake]`
+    pub toml: String,
+    /// the same in PyIceberg's terms
+    pub for_python: Value,
+}
+
+impl Catalog {
+    /// A SQLite file and a folder.
+    fn local(warehouse: &Path) -> Self {
+        let place = warehouse.display();
+        Self {
+            toml: "type = \"sql\"\nuri = \"sqlite:warehouse/catalog.db\"\nwarehouse = \"./warehouse\"\n".to_owned(),
+            for_python: json!({
+                "type": "sql",
+                "uri": format!("sqlite:///{place}/catalog.db"),
+                "warehouse": format!("file://{place}"),
+                "init_catalog_tables": "false",
+            }),
+        }
+    }
+}
 
 /// A pipeline in a folder of its own: file, state, warehouse.
 #[derive(Clone, Debug)]
@@ -24,6 +50,10 @@ pub struct Pipeline {
     /// the lines of `[sources.events]` that say which source it is
     pub source: String,
     pub on_error: String,
+    /// `[checkpoint]` but for the interval
+    pub checkpoint: String,
+    pub catalog: Catalog,
+    pub idle_timeout: String,
     /// the aggregation and its table
     pub metrics: bool,
     /// tables that take the raw events; the name of a sink is `raw_0`, `raw_1`, …
@@ -44,6 +74,10 @@ impl Pipeline {
             window: "1m".to_owned(),
             source: String::new(),
             on_error: "fail".to_owned(),
+            checkpoint: "location = \"./state\"\n".to_owned(),
+            catalog: Catalog::local(&dir.join("warehouse")),
+            // nothing is ever late, so that the oracle needs no notion of it: no idleness within a test
+            idle_timeout: "1h".to_owned(),
             metrics: true,
             raw_tables: vec![EVENTS.to_owned()],
             raw_partition_by: vec!["identity(platform)".to_owned(), "day(timestamp)".to_owned()],
@@ -77,6 +111,8 @@ impl Pipeline {
 
     fn toml(&self) -> Result<String> {
         let Self { name, parallelism, checkpoint_interval, commit_interval, window, source, on_error, .. } = self;
+        let (checkpoint, idle_timeout) = (&self.checkpoint, &self.idle_timeout);
+        let catalog = &self.catalog.toml;
         let mut toml = format!(
             r#"[pipeline]
 name = "{name}"
@@ -84,18 +120,13 @@ parallelism = {parallelism}
 
 [checkpoint]
 interval = "{checkpoint_interval}"
-location = "./state"
-
+{checkpoint}
 [catalogs.{CATALOG}]
-type = "sql"
-uri = "sqlite:warehouse/catalog.db"
-warehouse = "./warehouse"
-
+{catalog}
 [sources.events]
 {source}format = "json"
 event_time = "timestamp"
-# nothing is ever late here, so that the oracle needs no notion of it: no idleness within a test
-watermark = {{ out_of_orderness = "5s", idle_timeout = "1h", max_drift = "10m" }}
+watermark = {{ out_of_orderness = "5s", idle_timeout = "{idle_timeout}", max_drift = "10m" }}
 metadata = {{ partition = "kafka_partition", offset = "kafka_offset" }}
 on_error = "{on_error}"
 schema = "ad_event"

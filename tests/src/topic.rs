@@ -17,6 +17,8 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::process::wait_for;
+
 const TIMEOUT_S: u64 = 60;
 /// Larger than the largest message any test sends.
 const MESSAGE_BYTES_MAX: &str = "33554432";
@@ -27,10 +29,31 @@ pub fn unique(name: &str) -> String {
     format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+fn admin(brokers: &str) -> Result<AdminClient<DefaultClientContext>> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().context("admin client")
+}
+
+/// Deletes a topic and makes one of the same name.
+pub fn recreate(brokers: &str, topic: &str, partitions: i32) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    for result in runtime.block_on(admin(brokers)?.delete_topics(&[topic], &AdminOptions::new()))? {
+        result.map_err(|(name, code)| anyhow!("deleting topic {name}: {code}"))?;
+    }
+    // the broker answers before its deletion is through
+    let mut refused = None;
+    let made = wait_for("the topic to be made anew", Duration::from_secs(TIMEOUT_S), || {
+        refused = create(brokers, topic, partitions).err();
+        Ok(refused.is_none())
+    });
+    made.with_context(|| format!("the last answer was {refused:?}"))
+}
+
 pub fn create(brokers: &str, topic: &str, partitions: i32) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().context("admin client")?;
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", MESSAGE_BYTES_MAX);
+    let admin = admin(brokers)?;
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
+        .set("max.message.bytes", MESSAGE_BYTES_MAX)
+        // tests make up their records' timestamps
+        .set("retention.ms", "-1");
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(TIMEOUT_S)));
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     for result in runtime.block_on(admin.create_topics([&new], &options))? {
@@ -81,8 +104,13 @@ impl Producer {
 
     /// `None` is a tombstone.
     pub fn send(&mut self, partition: i32, payload: Option<&[u8]>) -> Result<()> {
+        self.send_at(partition, payload, None)
+    }
+
+    /// With the record's own timestamp.
+    pub fn send_at(&mut self, partition: i32, payload: Option<&[u8]>, timestamp_ms: Option<i64>) -> Result<()> {
         self.sent += 1;
-        if self.sent % 1024 == 0 {
+        if self.sent.is_multiple_of(1024) {
             self.inner.poll(Duration::ZERO);
         }
         let key = if payload.is_none() { Some(&b"tombstone"[..]) } else { None };
@@ -90,6 +118,7 @@ impl Producer {
             let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).partition(partition);
             record.payload = payload;
             record.key = key;
+            record.timestamp = timestamp_ms;
             match self.inner.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {

@@ -58,17 +58,28 @@ impl CheckpointStore {
     /// Reads the log from its newest record down to the first whole checkpoint. State files are read and their
     /// checksums verified, so that a damaged one is known before anything is claimed.
     pub async fn survey(&self) -> Result<Survey> {
+        for _ in 0..CLAIM_TRIES_MAX {
+            if let Some(survey) = self.look().await? {
+                return Ok(survey);
+            }
+        }
+        Err(CheckpointError::Crowded(CLAIM_TRIES_MAX))
+    }
+
+    /// None: the process that owns the pipeline now has written newer records and deleted one that had been listed.
+    async fn look(&self) -> Result<Option<Survey>> {
         let numbers = self.list_log().await?;
         let mut survey = Survey { records: Vec::new(), oldest: numbers.first().copied() };
         for number in numbers.into_iter().rev() {
             let condition = match self.read(number).await? {
-                // deleted since it was listed: by the retention of the process that owns the pipeline now
-                Read::Missing => continue,
+                Read::Missing => return Ok(None),
                 Read::Damaged(why) => Condition::Damaged { why },
                 Read::Whole(record) => match record.checkpoint() {
                     None => Condition::Whole(record),
                     Some(checkpoint) => match self.verify_state(checkpoint).await? {
                         None => Condition::Whole(record),
+                        // a record is deleted before its files: they may only have gone with it
+                        Some(_) if self.read(number).await? == Read::Missing => return Ok(None),
                         Some(why) => Condition::StateDamaged { record, why },
                     },
                 },
@@ -79,7 +90,7 @@ impl CheckpointStore {
                 break;
             }
         }
-        Ok(survey)
+        Ok(Some(survey))
     }
 
     /// The first damage found among the checkpoint's state files.
@@ -122,7 +133,11 @@ impl CheckpointStore {
                 // another claim, or a last checkpoint of the former owner: look again
                 Published::Lost(_) => continue,
             }
-            self.refuse_if_overtaken(number, generation).await?;
+            match self.refuse_if_overtaken(number, generation).await {
+                // the number was free only because the former owner, who is further by now, had deleted its record
+                Err(CheckpointError::Fenced { by, .. }) if by < generation => continue,
+                other => other?,
+            }
             for (number, why) in &damaged {
                 tracing::error!(checkpoint = number, why, "checkpoint passed over: it is damaged, and no table has committed it");
             }

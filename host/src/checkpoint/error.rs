@@ -20,10 +20,10 @@ pub enum CheckpointError {
     )]
     Denied { location: String, doing: String, why: String },
     #[error(
-        "checkpoint location {location}: {doing} failed: no space left on the device. hint: free some, or lower \
-         `checkpoint.retain`; nothing is lost, the run goes on from its last checkpoint"
+        "checkpoint location {location}: {doing} failed: {why}. hint: free some space (or raise the quota or limit), or \
+         lower `checkpoint.retain`; nothing is lost, the next start goes on from the last checkpoint"
     )]
-    NoSpace { location: String, doing: String },
+    NoSpace { location: String, doing: String, why: String },
     #[error("checkpoint location {location}: {doing} failed: {why}")]
     Unusable { location: String, doing: String, why: String },
     #[error("checkpoint location `{given}`: {why}")]
@@ -50,7 +50,9 @@ pub enum CheckpointError {
     OtherPipeline { location: String, found: String, ours: String, number: u64 },
     #[error("{0}")]
     Refused(#[from] Refusal),
-    #[error("{0} others wanted this pipeline at the same moment and were faster. hint: run a pipeline's name once only")]
+    #[error(
+        "{0} others wanted this pipeline at the same moment and were faster. hint: run a pipeline's name once only"
+    )]
     Crowded(u32),
     #[error("state file {path} is damaged: {why}")]
     StateDamaged { path: String, why: String },
@@ -89,14 +91,24 @@ pub(super) fn classify(error: &object_store::Error) -> Class {
         | Error::NotSupported { .. }
         | Error::NotImplemented { .. }
         | Error::UnknownConfigurationKey { .. } => Class::Hopeless,
-        other => io_kind(other).map_or(Class::Transient, class_of_io),
+        other => io_kind(other).map_or_else(|| class_of_status(other), class_of_io),
+    }
+}
+
+/// Where the store does not tell by the kind of its error (listing, deleting), the server's status is in its words.
+fn class_of_status(error: &object_store::Error) -> Class {
+    let words = one_line(error);
+    match words.split_once("status code: ").and_then(|(_, status)| status.get(..3)) {
+        Some("401" | "403") => Class::Denied,
+        Some("404") => Class::Missing,
+        _ => Class::Transient,
     }
 }
 
 pub(super) fn class_of_io(kind: ErrorKind) -> Class {
     match kind {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Class::Denied,
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Class::NoSpace,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Class::NoSpace,
         ErrorKind::NotFound => Class::Missing,
         ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidFilename => Class::Hopeless,
         _ => Class::Transient,
@@ -152,5 +164,7 @@ mod tests {
         assert_eq!(classify(&generic(ErrorKind::ConnectionReset)), Class::Transient);
         let other = object_store::Error::Generic { store: "S3", source: "500 Internal Server Error".into() };
         assert_eq!(classify(&other), Class::Transient);
+        let denied = "Server returned non-2xx status code: 403 Forbidden: <Error>";
+        assert_eq!(classify(&object_store::Error::Generic { store: "S3", source: denied.into() }), Class::Denied);
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 
 use super::durable::DurableFolder;
 use super::error::{CheckpointError, Class, Result, class_of_io, one_line};
 use crate::spec::model::Location;
 
-const REQUEST_TIMEOUT_S: u64 = 60;
+const REQUEST_TIMEOUT: &str = "60s";
 /// Retries inside one request of the store's client; ours come on top, with the operation's meaning in mind.
 const CLIENT_RETRIES_MAX: usize = 3;
 const CLIENT_RETRY_TIMEOUT_S: u64 = 20;
@@ -38,7 +38,7 @@ fn open_local(folder: &std::path::Path) -> Result<Opened> {
         let (location, doing) = (shown.clone(), "making the folder".to_owned());
         match class_of_io(e.kind()) {
             Class::Denied => CheckpointError::Denied { location, doing, why: e.to_string() },
-            Class::NoSpace => CheckpointError::NoSpace { location, doing },
+            Class::NoSpace => CheckpointError::NoSpace { location, doing, why: e.to_string() },
             _ => CheckpointError::Unusable { location, doing, why: e.to_string() },
         }
     })?;
@@ -57,13 +57,14 @@ fn open_s3(given: &str, properties: &BTreeMap<String, String>) -> Result<Opened>
     }
     let bucket = url.host_str().filter(|b| !b.is_empty()).ok_or_else(|| bad("there is no bucket in it".to_owned()))?;
     let root = Path::from_url_path(url.path()).map_err(|e| bad(one_line(&e)))?;
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig {
-        max_retries: CLIENT_RETRIES_MAX,
-        retry_timeout: Duration::from_secs(CLIENT_RETRY_TIMEOUT_S),
-        ..RetryConfig::default()
-    });
-    let mut plain_http = std::env::var("AWS_ENDPOINT").is_ok_and(|e| e.starts_with("http://"))
-        || std::env::var("AWS_ENDPOINT_URL").is_ok_and(|e| e.starts_with("http://"));
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+        .with_retry(RetryConfig {
+            max_retries: CLIENT_RETRIES_MAX,
+            retry_timeout: Duration::from_secs(CLIENT_RETRY_TIMEOUT_S),
+            ..RetryConfig::default()
+        });
     for (key, value) in properties {
         let (key, value) = s3_setting(key, value).ok_or_else(|| {
             bad(format!(
@@ -71,19 +72,22 @@ fn open_s3(given: &str, properties: &BTreeMap<String, String>) -> Result<Opened>
                  s3.session-token, s3.path-style-access"
             ))
         })?;
-        if key == AmazonS3ConfigKey::Endpoint {
-            plain_http = value.starts_with("http://");
-        }
         builder = builder.with_config(key, value);
     }
-    let client = ClientOptions::new().with_timeout(Duration::from_secs(REQUEST_TIMEOUT_S)).with_allow_http(plain_http);
-    let store = builder.with_client_options(client).build().map_err(|e| bad(one_line(&e)))?;
+    let endpoint = builder
+        .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+        .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
+    if endpoint.is_some_and(|e| e.starts_with("http://")) {
+        builder = builder.with_allow_http(true);
+    }
+    let store = builder.build().map_err(|e| bad(one_line(&e)))?;
     Ok(Opened { store: Arc::new(store), root, shown: given.to_owned() })
 }
 
 fn s3_setting(key: &str, value: &str) -> Option<(AmazonS3ConfigKey, String)> {
     let known = match key {
-        "s3.endpoint" => AmazonS3ConfigKey::Endpoint,
+        // what AWS_ENDPOINT_URL_S3 sets, too, and what goes before AWS_ENDPOINT
+        "s3.endpoint" => AmazonS3ConfigKey::S3Endpoint,
         "s3.region" | "client.region" => AmazonS3ConfigKey::Region,
         "s3.access-key-id" => AmazonS3ConfigKey::AccessKeyId,
         "s3.secret-access-key" => AmazonS3ConfigKey::SecretAccessKey,
@@ -108,7 +112,8 @@ mod tests {
 
     #[test]
     fn s3_locations() {
-        let keys = [("s3.endpoint", "http://127.0.0.1:1"), ("s3.region", "us-east-1"), ("s3.path-style-access", "true")];
+        let keys =
+            [("s3.endpoint", "http://127.0.0.1:1"), ("s3.region", "us-east-1"), ("s3.path-style-access", "true")];
         assert_eq!(s3("s3://bucket/a/b/", &keys).map(|o| o.root.to_string()).ok(), Some("a/b".to_owned()));
         assert_eq!(s3("s3://bucket", &keys).map(|o| o.root.to_string()).ok(), Some(String::new()));
         let wrong = s3("s3://bucket/a", &[("s3.end-point", "x")]).map(|_| ()).expect_err("unknown key").to_string();

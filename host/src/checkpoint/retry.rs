@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::error::{CheckpointError, Class, Result, classify, one_line};
 
+const NOT_THERE: &str = "the bucket or folder is not there. hint: create it, or correct `checkpoint.location`";
+
 /// How often and how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
@@ -67,7 +69,7 @@ impl Retrying {
         self.run(doing, attempt).await?.ok_or_else(|| CheckpointError::Unusable {
             location: self.location.clone(),
             doing: doing.to_owned(),
-            why: "the folder or bucket is not there".to_owned(),
+            why: NOT_THERE.to_owned(),
         })
     }
 
@@ -75,9 +77,10 @@ impl Retrying {
         let (location, doing, why) = (self.location.clone(), doing.to_owned(), one_line(error));
         match classify(error) {
             Class::Denied => CheckpointError::Denied { location, doing, why },
-            Class::NoSpace => CheckpointError::NoSpace { location, doing },
+            Class::NoSpace => CheckpointError::NoSpace { location, doing, why },
             Class::Transient => CheckpointError::Unreachable { location, doing, tries, last: why },
-            Class::Missing | Class::Exists | Class::Hopeless => CheckpointError::Unusable { location, doing, why },
+            Class::Missing => CheckpointError::Unusable { location, doing, why: NOT_THERE.to_owned() },
+            Class::Exists | Class::Hopeless => CheckpointError::Unusable { location, doing, why },
         }
     }
 }

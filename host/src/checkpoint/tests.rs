@@ -224,6 +224,30 @@ async fn a_zombie_that_finds_its_number_freed_by_retention_is_fenced_all_the_sam
 }
 
 #[tokio::test]
+async fn a_start_that_meets_the_owners_retention_looks_again() {
+    for seed in 0..300 {
+        let faulty = Arc::new(Faulty::new(seed, 0));
+        let (old, new) = (over(faulty.clone()), over(faulty));
+        let Claimed { incarnation, mut owner, .. } = old.claim(&[], 1).await.expect("claims");
+        publish(&old, &mut owner, checkpoint(vec![upload(&old, 2, 0).await], 0, &[])).await.expect("publishes");
+        let until_fenced = async {
+            loop {
+                let file = upload(&old, owner.next_number(), 1).await;
+                if publish(&old, &mut owner, checkpoint(vec![file], 0, &[])).await.is_err() {
+                    return;
+                }
+                // fenced at the latest at the next publish
+                let _ = old.retain(&owner, 1, &BTreeMap::new()).await;
+            }
+        };
+        let taken_over = async { new.claim(&[table(&incarnation, 2)], 2).await.expect("claims") };
+        let (claimed, ()) = tokio::join!(taken_over, until_fenced);
+        assert_eq!((claimed.incarnation, claimed.generation), (incarnation, 2), "seed {seed}");
+        assert_eq!(claimed.restored.map(|r| r.number), Some(claimed.number - 1), "seed {seed}");
+    }
+}
+
+#[tokio::test]
 async fn the_same_record_may_be_published_again_after_an_unknown_outcome_another_may_not() {
     let store = over(Arc::new(InMemory::new()));
     let mut owner = store.claim(&[], 1).await.expect("claims").owner;

@@ -158,7 +158,7 @@ fn column_in<'a>(array: &'a ArrayRef, bits: &'a Option<Bits>) -> Option<ColumnRe
             let values = array.as_boolean().values();
             let start = values.offset();
             // decoded batches are never sliced within a byte
-            if start % 8 != 0 {
+            if !start.is_multiple_of(8) {
                 return None;
             }
             DataRef::Boolean(values.inner().get(start / 8..start / 8 + values.len().div_ceil(8))?)

@@ -378,11 +378,9 @@ impl Coordinator {
 
     fn operator_part(&mut self, next: &mut Checkpoint, task: TaskId, part: OperatorPart) {
         if let Some(operator) = next.operators.get_mut(&*task.node) {
-            // all tasks of an operator see the same watermarks before the same barrier
-            operator.watermark_ms = match operator.watermark_ms {
-                Some(w) => part.watermark_ms.map(|p| p.min(w)).or(Some(w)),
-                None => part.watermark_ms,
-            };
+            // Tasks may differ: when an input turns idle, or wakes, between others depends on the order in which it is seen.
+            // The one that is furthest has given results that nobody may give again.
+            operator.watermark_ms = operator.watermark_ms.max(part.watermark_ms);
             operator.late_dropped += part.late_dropped;
         }
         let windows = self.files.entry(task).or_default();

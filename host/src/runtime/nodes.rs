@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::aggregate_task::{Export, StateUploader};
 use super::coordinator::CheckpointLog;
 use super::message::{Event, OperatorPart, Part, RunError};
-use super::run::{AggregationNode, Parts, SinkNode, SourceNode, StateReader};
+use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode, StateReader};
 use super::stats::RunStats;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
 use crate::cli::open::Opened;
@@ -25,7 +25,7 @@ use crate::sink::console::ConsoleSink;
 use crate::sink::file::FileSink;
 use crate::sink::iceberg::IcebergSink;
 use crate::sink::kafka::KafkaSink;
-use crate::sink::{SinkCommitter, SinkWriter};
+use crate::sink::SinkCommitter;
 use crate::source::Connector;
 use crate::source::generator::GeneratorConnector;
 use crate::source::kafka::KafkaConnector;
@@ -203,7 +203,7 @@ fn open_sink(
     runtime: &Handle,
 ) -> Result<(SinkNode, FoundClaim), RunError> {
     let input = input_of(name);
-    let plain = |writer: Box<dyn Fn(usize) -> Result<Box<dyn SinkWriter>, RunError>>| SinkNode {
+    let plain = |writer: OpenWriter| SinkNode {
         name: Arc::from(name),
         inputs: spec.inputs.clone(),
         tasks: 1,

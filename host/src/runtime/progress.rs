@@ -98,7 +98,7 @@ impl Line {
             count(rows),
             count_f(rate),
             known(s.lag.load(Relaxed), |v| count(u64::try_from(v).unwrap_or(0))),
-            known(s.watermark_ms.load(Relaxed), |w| time_of_day(w)),
+            known(s.watermark_ms.load(Relaxed), time_of_day),
             count(u64::try_from(groups).unwrap_or(0)),
         );
         let ago = |at: i64| known(at, |at| format!("{:.1}s ago", ms_to_s(now_ms.saturating_sub(at))));

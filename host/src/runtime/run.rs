@@ -57,12 +57,15 @@ pub struct AggregationNode {
     pub output: Schema,
 }
 
+/// Opens the writer of a task.
+pub type OpenWriter = Box<dyn Fn(usize) -> Result<Box<dyn SinkWriter>, RunError>>;
+
 /// A sink, its table claimed when it has one.
 pub struct SinkNode {
     pub name: Arc<str>,
     pub inputs: Vec<String>,
     pub tasks: usize,
-    pub writer: Box<dyn Fn(usize) -> Result<Box<dyn SinkWriter>, RunError>>,
+    pub writer: OpenWriter,
     pub committer: Option<Arc<dyn SinkCommitter>>,
     pub partition: Option<PartitionHash>,
     /// checkpoints per commit

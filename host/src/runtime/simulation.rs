@@ -22,13 +22,13 @@
 //! | [`world`] | what outlives a process |
 //! | [`process`] | steps, and what befalls a process |
 //! | [`store`], [`source`], [`table`] | the world as a process reaches it |
-//! | [`pipeline`] | the parts of a run |
+//! | [`pipeline`], [`fragile`] | the parts of a run; its plugin |
 //! | [`oracle`] | the brute-force model |
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
@@ -42,6 +42,7 @@ use random::Random;
 use script::{Life, Place, Script, Turn, Twist};
 use world::{World, lock};
 
+mod fragile;
 mod oracle;
 mod pipeline;
 mod process;
@@ -95,16 +96,16 @@ fn a_process_that_was_overtaken_changes_nothing_more() {
             (Place::Commit, 1),
         ]);
         let turn = Turn { place, hit: first + random.next() % 4, twist: Twist::Hang };
-        let undisturbed = |number| Life { faults_percent: 0, store_tries: 40, turn: None, ..world.script.life(number) };
-        let older = Life { until_end: false, keep_open: false, turn: Some(turn), ..undisturbed(0) };
-        let (place, hit) = random.pick(&[(Place::TableClaim, 1), (Place::LogPut, 2), (Place::LogPut, 5), (Place::Commit, 2)]);
+        let older = Life { until_end: false, keep_open: false, turn: Some(turn), ..undisturbed(&world, 0) };
+        let (place, hit) =
+            random.pick(&[(Place::TableClaim, 1), (Place::LogPut, 2), (Place::LogPut, 5), (Place::Commit, 2)]);
         let (hanging, hung) = unbounded();
         let (sender, release) = unbounded();
         std::thread::scope(|scope| {
             let older = scope.spawn(|| live(&world, older, Some(Hang { hanging, release }), None));
             // an error: it came to its end without having stood still
             let overtaken = hung.recv().is_ok();
-            let newer = undisturbed(1);
+            let newer = undisturbed(&world, 1);
             let complete = newer.until_end && !newer.keep_open;
             let finished = live(&world, newer, None, Some(Release { place, hit, sender }));
             let older = older.join().map_err(|_| "the older process panicked")?;
@@ -135,8 +136,7 @@ fn a_partition_found_while_running_is_read_from_its_beginning() {
         found.appears_while_running = true;
         script.partitions.push(found);
         let world = Arc::new(World::new(script));
-        let life = world.script.life(0);
-        let life = Life { interval_ms: 300, until_end: false, keep_open: false, faults_percent: 0, turn: None, ..life };
+        let life = Life { interval_ms: 300, until_end: false, keep_open: false, ..undisturbed(&world, 0) };
         let finished = live(&world, life, None, None).map_err(|e| e.to_string())?;
         if finished != Finished::Stopped {
             return Err(format!("it {finished:?}"));
@@ -144,6 +144,10 @@ fn a_partition_found_while_running_is_read_from_its_beginning() {
         live_to_the_end(&world, 1)?;
         oracle::check(&world)
     });
+}
+
+fn undisturbed(world: &World, number: usize) -> Life {
+    Life { faults_percent: 0, store_tries: 40, plugin_falls_percent: 0, turn: None, ..world.script.life(number) }
 }
 
 fn has_stopped(world: &World, generation: u64) -> bool {
@@ -182,7 +186,10 @@ fn live(world: &Arc<World>, life: Life, hang: Option<Hang>, releases: Option<Rel
 }
 
 /// Runs a scenario for every seed, on a few threads; the first that fails or hangs is named.
-fn for_each_seed(usual: Range<u64>, scenario: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static) -> Range<u64> {
+fn for_each_seed(
+    usual: Range<u64>,
+    scenario: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static,
+) -> Range<u64> {
     let seeds = seeds_from_environment().unwrap_or(usual);
     let (next, end) = (Arc::new(AtomicU64::new(seeds.start)), seeds.end);
     let scenario = Arc::new(scenario);
@@ -223,7 +230,8 @@ fn for_each_seed(usual: Range<u64>, scenario: impl Fn(u64) -> Result<(), String>
 /// `17`, or `0..5000`.
 fn seeds_from_environment() -> Option<Range<u64>> {
     let text = std::env::var("MILLRACE_SEED").ok()?;
-    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("MILLRACE_SEED={text} is no seed: 17, or 0..5000"));
+    let number =
+        |text: &str| text.parse().unwrap_or_else(|_| panic!("MILLRACE_SEED={text} is no seed: 17, or 0..5000"));
     Some(match text.split_once("..") {
         Some((from, to)) => number(from)..number(to),
         None => number(&text)..number(&text) + 1,

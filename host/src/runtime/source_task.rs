@@ -233,7 +233,7 @@ impl SourceTask {
     /// One batch from each partition that may be read and has messages, the slowest first.
     fn read_round(
         &mut self,
-        partitions: &mut Vec<Partition>,
+        partitions: &mut [Partition],
         sent: &mut Option<Watermark>,
     ) -> Result<Step, RunError> {
         if self.paused.load(Relaxed) {

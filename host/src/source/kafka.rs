@@ -28,12 +28,15 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::{Connector, Extent, PartitionId, PartitionInfo, PartitionReader, SourceError, StartAt, Waker};
 use crate::spec::model::KafkaSpec;
 use client::{Context, EventThread};
-use topics::Topics;
+use topics::{TopicIds, Topics};
 
-pub(crate) use client::explain;
+pub(crate) use client::Cluster;
 
-/// Longest wait for a broker's answer in any one call.
-const ANSWER_TIMEOUT_MS: u64 = if cfg!(test) { 2_000 } else { 10_000 };
+/// Longest wait for a broker's answer in any one call (a run that is to stop waits for the call under way).
+const ANSWER_TIMEOUT_MS: u64 = if cfg!(test) { 2_000 } else { 5_000 };
+
+/// The same while no broker can be reached at all.
+const UNREACHABLE_TIMEOUT_MS: u64 = 2_000;
 
 /// How long a topic may be missing before the run stops: brokers and topics are often started together.
 const MISSING_TOPIC_GRACE_MS: u64 = 15_000;
@@ -43,7 +46,6 @@ type SharedConsumer = Arc<BaseConsumer<Context>>;
 
 pub struct KafkaConnector {
     source: Arc<str>,
-    brokers: String,
     topics: Topics,
     /// stops first: its consumer must not be polled while it closes
     _events: EventThread,
@@ -56,19 +58,19 @@ impl KafkaConnector {
     /// Makes the client and starts its threads. Brokers are not waited for: [`Connector::discover`] asks them first.
     pub fn new(source_name: &str, spec: &KafkaSpec) -> Result<Self, SourceError> {
         let source: Arc<str> = source_name.into();
-        let topics = Topics::new(&source, &spec.topics)?;
+        let topics = Topics::new(&spec.topics)?;
         let client_config = config::client_config(&source, spec)?;
-        let context = Context::new(source.clone(), spec.brokers.clone());
-        let consumer: SharedConsumer = Arc::new(client_config.create_with_context(context).map_err(|error| {
-            SourceError::Fatal(format!(
-                "source `{source}`: the Kafka client refuses its settings: {}; hint: see [sources.{source}.properties]",
-                config::describe(&error)
-            ))
-        })?);
+        let properties = format!("in [sources.{source}.properties]");
+        let cluster = Cluster { brokers: spec.brokers.clone(), properties };
+        let context = Context::new(source.clone(), cluster.clone());
+        let consumer: SharedConsumer = Arc::new(
+            client_config
+                .create_with_context(context)
+                .map_err(|error| cluster.explain("starting the Kafka client", &error))?,
+        );
         Ok(Self {
             _events: EventThread::start(consumer.clone())?,
             source,
-            brokers: spec.brokers.clone(),
             topics,
             consumer,
             topic_missing_since: Mutex::new(None),
@@ -76,8 +78,17 @@ impl KafkaConnector {
         })
     }
 
-    fn timeout() -> Duration {
-        Duration::from_millis(ANSWER_TIMEOUT_MS)
+    fn timeout(&self) -> Duration {
+        let unreachable = self.consumer.context().is_unreachable();
+        Duration::from_millis(if unreachable { UNREACHABLE_TIMEOUT_MS } else { ANSWER_TIMEOUT_MS })
+    }
+
+    /// The answer to a call, or what went wrong with it.
+    fn answer<T>(&self, doing: &str, answer: Result<T, KafkaError>) -> Result<T, SourceError> {
+        if answer.is_ok() {
+            self.consumer.context().answered();
+        }
+        answer.map_err(|error| self.explain_call(doing, &error))
     }
 
     /// What went wrong in a call: what the event thread has heard meanwhile explains more than "no answer in time".
@@ -89,7 +100,26 @@ impl KafkaConnector {
         match self.consumer.context().check() {
             Err(fatal @ SourceError::Fatal(_)) => fatal,
             Err(heard) if no_answer => heard,
-            _ => explain(&self.source, &self.brokers, doing, error),
+            _ => self.consumer.context().cluster().explain(doing, error),
+        }
+    }
+
+    /// By topic; empty where the broker has none.
+    fn topic_ids(&self, partitions: &[PartitionId]) -> Result<TopicIds, SourceError> {
+        if !self.topic_ids_supported.load(Ordering::Relaxed) {
+            return Ok(TopicIds::new());
+        }
+        let ids = topics::topic_ids(&self.consumer, partitions, self.timeout());
+        match self.answer("asking for the topics' ids", ids)? {
+            Some(ids) => Ok(ids),
+            None => {
+                tracing::warn!(
+                    source = &*self.source,
+                    "the broker tells no topic ids: a topic that is deleted and made anew is found out by its offsets only"
+                );
+                self.topic_ids_supported.store(false, Ordering::Relaxed);
+                Ok(TopicIds::new())
+            }
         }
     }
 
@@ -98,8 +128,9 @@ impl KafkaConnector {
         let mut since = self.topic_missing_since.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *since.get_or_insert_with(Instant::now);
         let line = format!(
-            "source `{}`: {what} on {}; hint: create it, or correct `topic` in [sources.{}]",
-            self.source, self.brokers, self.source
+            "{what} on {}; hint: create it, or correct `topic` in [sources.{}]",
+            self.consumer.context().cluster().brokers,
+            self.source
         );
         if since.elapsed() < Duration::from_millis(MISSING_TOPIC_GRACE_MS) {
             SourceError::Transient(line)
@@ -123,8 +154,8 @@ impl KafkaConnector {
                 let doing = format!("asking for the offset at time {timestamp_ms} of {}/{}", id.topic, id.partition);
                 let found = asked
                     .add_partition_offset(&id.topic, id.partition, Offset::Offset(timestamp_ms))
-                    .and_then(|()| self.consumer.offsets_for_times(asked, Self::timeout()))
-                    .map_err(|error| self.explain_call(&doing, &error))?;
+                    .and_then(|()| self.consumer.offsets_for_times(asked, self.timeout()));
+                let found = self.answer(&doing, found)?;
                 let element = found.find_partition(&id.topic, id.partition);
                 if let Some(Err(error)) = element.as_ref().map(|e| e.error()) {
                     return Err(self.explain_call(&doing, &error));
@@ -151,17 +182,15 @@ fn out_of_range(source: &str, id: &PartitionId, position: i64, extent: Extent) -
 }
 
 /// The broker's own answer. With `isolation.level=read_committed` the end is that of the last finished transaction.
-fn ask_extent(consumer: &BaseConsumer<Context>, id: &PartitionId) -> Result<Extent, KafkaError> {
-    let (begin, end) = consumer.fetch_watermarks(&id.topic, id.partition, Duration::from_millis(ANSWER_TIMEOUT_MS))?;
+fn ask_extent(consumer: &BaseConsumer<Context>, id: &PartitionId, timeout: Duration) -> Result<Extent, KafkaError> {
+    let (begin, end) = consumer.fetch_watermarks(&id.topic, id.partition, timeout)?;
     Ok(Extent { begin, end })
 }
 
 impl Connector for KafkaConnector {
     fn discover(&self) -> Result<Vec<PartitionInfo>, SourceError> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(self.topics.only_name(), Self::timeout())
-            .map_err(|error| self.explain_call("asking for the topics", &error))?;
+        let metadata = self.consumer.fetch_metadata(self.topics.only_name(), self.timeout());
+        let metadata = self.answer("asking for the topics", metadata)?;
         let found = self.topics.partitions(&metadata);
         let found = found.map_err(|trouble| match trouble {
             topics::Trouble::Missing(what) => self.missing(&what),
@@ -169,26 +198,14 @@ impl Connector for KafkaConnector {
         })?;
         *self.topic_missing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
 
-        let ids = if self.topic_ids_supported.load(Ordering::Relaxed) {
-            topics::topic_ids(&self.consumer, &found, Self::timeout()).unwrap_or_else(|reason| {
-                tracing::warn!(
-                    source = &*self.source,
-                    "the broker tells no topic ids ({reason}): a topic that is deleted and made anew is found out by \
-                     its offsets only"
-                );
-                self.topic_ids_supported.store(false, Ordering::Relaxed);
-                topics::TopicIds::new()
-            })
-        } else {
-            topics::TopicIds::new()
-        };
+        let ids = self.topic_ids(&found)?;
         let with_id = |id: PartitionId| PartitionInfo { topic_id: ids.get(&*id.topic).cloned(), id };
         Ok(found.into_iter().map(with_id).collect())
     }
 
     fn extent(&self, id: &PartitionId) -> Result<Extent, SourceError> {
-        let doing = || format!("asking for the extent of {}/{}", id.topic, id.partition);
-        ask_extent(&self.consumer, id).map_err(|error| self.explain_call(&doing(), &error))
+        let doing = format!("asking for the extent of {}/{}", id.topic, id.partition);
+        self.answer(&doing, ask_extent(&self.consumer, id, self.timeout()))
     }
 
     fn open(
@@ -198,14 +215,8 @@ impl Connector for KafkaConnector {
         waker: &Arc<Waker>,
     ) -> Result<Box<dyn PartitionReader>, SourceError> {
         let position = self.resolve(id, start)?;
-        let reader = reader::KafkaReader::open(
-            self.source.clone(),
-            self.brokers.clone(),
-            self.consumer.clone(),
-            id.clone(),
-            position,
-            waker.clone(),
-        );
+        let reader =
+            reader::KafkaReader::open(self.source.clone(), self.consumer.clone(), id.clone(), position, waker.clone());
         Ok(Box::new(reader?))
     }
 

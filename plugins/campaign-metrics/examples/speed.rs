@@ -1,5 +1,15 @@
 //! ns per row of `update`, natively: 1,000 campaigns × 1M users, both zipf-distributed, batches of 8,192 rows.
 //! `cargo run --release -p campaign-metrics --example speed [exact|hll]`
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a measurement, not production code"
+)]
 
 use std::time::Instant;
 

@@ -5,6 +5,8 @@
 
 mod aggregation;
 mod fields;
+#[cfg(test)]
+mod tests;
 
 use proc_macro::TokenStream;
 

@@ -14,10 +14,15 @@ use millrace_tests::topic::{self, Producer};
 
 mod bad_input;
 mod broker_restart;
+mod catalog;
+mod disk_full;
+mod event_time;
 mod exactly_once;
 mod golden;
 mod oracle_1m;
+mod recreated;
 mod refusals;
+mod s3;
 mod unreachable;
 mod zombie;
 

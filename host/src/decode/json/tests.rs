@@ -310,7 +310,7 @@ fn wide_schema(nested: bool) -> SourceSchema {
 fn quoted(text: &str, style: u8) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
-        if style == 1 || (style == 2 && c as u32 % 3 == 0) || c < ' ' {
+        if style == 1 || (style == 2 && (c as u32).is_multiple_of(3)) || c < ' ' {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
                 out.push_str(&format!("\\u{unit:04x}"));

@@ -162,7 +162,7 @@ pub(in crate::plugin) fn lower(
 fn bitmap(bits: &BooleanBuffer) -> Cow<'_, [u8]> {
     let bytes = bits.len().div_ceil(8);
     let tail = bits.len() % 8;
-    if bits.offset() % 8 == 0
+    if bits.offset().is_multiple_of(8)
         && let Some(whole) = bits.values().get(bits.offset() / 8..bits.offset() / 8 + bytes)
         && (tail == 0 || whole.last().is_none_or(|last| last >> tail == 0))
     {

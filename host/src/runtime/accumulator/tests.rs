@@ -323,7 +323,7 @@ proptest! {
             }
         }
         let all: Vec<u32> = (0..12).collect();
-        if let Ok(output) = accumulator.evaluate(&all, &vec![WindowUs { start: 0, end: 1 }; 12], true) {
+        if let Ok(output) = accumulator.evaluate(&all, &[WindowUs { start: 0, end: 1 }; 12], true) {
             prop_assert_eq!(output.columns[0].as_primitive::<Int64Type>().values(), &expected);
         }
     }

@@ -7,7 +7,7 @@ use millrace_core::checkpoint::{Checkpoint, PositionRange};
 use serde_json::Value;
 
 use super::pipeline::LEDGER;
-use super::script::{Event, Meaning, Script};
+use super::script::{Event, GOOD, Meaning, Script};
 use super::world::{Table, World, lock};
 use crate::spec::parse_instant_ms;
 
@@ -28,7 +28,9 @@ pub fn check(world: &World) -> Checked {
 
     let unreadable = world.script.messages().filter(|(_, m)| !matches!(m.meaning, Meaning::Event(_)));
     exactly_once("dead letters of the source", unreadable.map(|(p, m)| (p, m.offset)), source_errors)?;
-    if let Some(good) = refused.iter().find(|place| world.script.events().any(|(p, o, e)| (p, o) == **place && !e.refused)) {
+    if let Some(good) =
+        refused.iter().find(|place| world.script.events().any(|(p, o, e)| (p, o) == **place && e.kind == GOOD))
+    {
         return Err(format!("{good:?} was refused without a reason"));
     }
     let dropped = checkpoints.last().map_or(0, |c| c.operators.values().map(|o| o.late_dropped).sum());
@@ -39,7 +41,8 @@ pub fn check(world: &World) -> Checked {
     if !world.script.late_connected {
         // counted, but nobody knows which: they must be as many as are missing
         let there: BTreeSet<Place> = seen.iter().copied().collect();
-        let missing: Vec<Place> = world.script.events().map(|(p, o, _)| (p, o)).filter(|p| !there.contains(p)).collect();
+        let missing: Vec<Place> =
+            world.script.events().map(|(p, o, _)| (p, o)).filter(|p| !there.contains(p)).collect();
         if missing.len() as u64 != dropped {
             return Err(format!("{missing:?} are in no result, {dropped} were counted as late"));
         }
@@ -48,7 +51,11 @@ pub fn check(world: &World) -> Checked {
     exactly_once("results, refused and late", world.script.events().map(|(p, o, _)| (p, o)), seen)
 }
 
-fn exactly_once(what: &str, expected: impl IntoIterator<Item = Place>, found: impl IntoIterator<Item = Place>) -> Checked {
+fn exactly_once(
+    what: &str,
+    expected: impl IntoIterator<Item = Place>,
+    found: impl IntoIterator<Item = Place>,
+) -> Checked {
     let mut times: BTreeMap<Place, i64> = BTreeMap::new();
     for place in found {
         *times.entry(place).or_default() += 1;
@@ -129,7 +136,7 @@ fn results(script: &Script, table: &Table) -> Result<Vec<Place>, String> {
             let (place, event) = events.get(&id).ok_or_else(|| format!("{id} is no event: {row}"))?;
             same("key", row, key, event.key.as_str())?;
             same("the window of one event", row, start_ms, window_start_ms(script, event.time_ms))?;
-            same("refused", row, event.refused, false)?;
+            same("kind", row, event.kind, GOOD)?;
             users.insert(event.user);
             places.push(*place);
         }
@@ -191,25 +198,32 @@ fn positions_touch(world: &World, name: &str, last: Option<&Checkpoint>) -> Chec
     }
     for (number, p) in (0..).zip(&world.script.partitions) {
         if last.is_some_and(|c| c.sinks.contains_key(name)) && reached.get(&number).copied().unwrap_or(0) != p.end {
-            return Err(format!("table {name}: partition {number} is covered to {:?} of {}", reached.get(&number), p.end));
+            return Err(format!(
+                "table {name}: partition {number} is covered to {:?} of {}",
+                reached.get(&number),
+                p.end
+            ));
         }
     }
     Ok(())
 }
 
-/// All checkpoints ever published, if no number, position, watermark or count goes back from one to the next. A process
-/// that was overtaken may still write a record where the newer one has deleted one: nobody reads that, there are newer.
+/// All checkpoints ever published, if no generation, position, watermark or count goes back from one to the next. A record
+/// may still be written where another was deleted, by a process that then finds newer ones: nobody goes on from that.
 fn checkpoints(world: &World) -> Result<Vec<Checkpoint>, String> {
     let records = lock(&world.published).clone();
     let mut former: BTreeMap<String, i64> = BTreeMap::new();
     let mut checkpoints = Vec::new();
     let (mut number, mut generation) = (0, 0);
     for record in &records {
-        if record.generation < generation && record.number < number {
+        if record.number < number {
             continue;
         }
-        if record.generation < generation || record.number <= number {
-            return Err(format!("record {} of generation {} follows {number} of {generation}", record.number, record.generation));
+        if record.generation < generation || record.number == number {
+            return Err(format!(
+                "record {} of generation {} follows {number} of {generation}",
+                record.number, record.generation
+            ));
         }
         (number, generation) = (record.number, record.generation);
         let mut facts = Vec::new();

@@ -16,6 +16,7 @@ use millrace_core::schema::{DataType, Field, Schema};
 use millrace_plugin::prelude::*;
 use tokio::runtime::Handle;
 
+use super::fragile::FragileFactory;
 use super::process::Process;
 use super::script::MAX_FUTURE_MS;
 use super::source::Broker;
@@ -186,7 +187,7 @@ fn source(process: &Arc<Process>) -> SourceNode {
     }
 }
 
-fn aggregation(process: &Process, input: &Schema) -> AggregationNode {
+fn aggregation(process: &Arc<Process>, input: &Schema) -> AggregationNode {
     let script = &process.world.script;
     let factory = NativeFactory::<Ledger>::new(LEDGER);
     let signature = factory.open("", input).expect("opens").signature().clone();
@@ -205,7 +206,7 @@ fn aggregation(process: &Process, input: &Schema) -> AggregationNode {
             on_error: model::OnError::DeadLetter,
             consecutive_limit: u64::MAX,
         },
-        factory: Arc::new(factory),
+        factory: Arc::new(FragileFactory { inner: factory, process: Arc::clone(process) }),
         input: input.clone(),
         output: Schema::new(output.collect()),
     }
@@ -252,7 +253,7 @@ fn pipeline(process: &Process) -> model::Pipeline {
             min_pause_ms: 0,
             tolerated_failures: 0,
         },
-        state: model::StateSpec { memory_limit_bytes: 1 << 30 },
+        state: model::StateSpec { memory_limit_bytes: life.memory_limit_bytes },
         errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use super::fragile::POISON;
 use super::random::Random;
 
 /// Where a process can be struck. Every touch of the world outside is a hit of one of these.
@@ -75,6 +76,10 @@ pub struct Life {
     pub store_tries: u32,
     /// of 100 steps of the sinks and the store, how many are slow
     pub slow_percent: usize,
+    /// of 100 calls of a plugin instance, how many are its last
+    pub plugin_falls_percent: usize,
+    pub plugin_leaks: bool,
+    pub memory_limit_bytes: u64,
     pub turn: Option<Turn>,
 }
 
@@ -84,8 +89,8 @@ pub struct Event {
     pub key: String,
     pub user: i64,
     pub time_ms: i64,
-    /// the plugin refuses it
-    pub refused: bool,
+    /// what the plugin makes of it: good, refused, or deadly
+    pub kind: &'static str,
 }
 
 #[derive(Clone, Debug)]
@@ -133,6 +138,8 @@ pub struct Script {
 }
 
 pub const MAX_FUTURE_MS: u64 = 60_000;
+pub const GOOD: &str = "good";
+const REFUSED: &str = "refused";
 const BEGINNING_MS: i64 = 1_700_000_000_000;
 
 impl Script {
@@ -161,7 +168,7 @@ impl Script {
                             key: format!("k{}", random.within(1..=keys)),
                             user: random.within(1..=5),
                             time_ms: clock_ms - random.within(0..=back_ms),
-                            refused: random.percent(3),
+                            kind: if random.percent(96) { GOOD } else { random.pick(&[REFUSED, REFUSED, POISON]) },
                         };
                         next_id += 1;
                         newest_ms = newest_ms.max(event.time_ms);
@@ -173,7 +180,7 @@ impl Script {
                     messages,
                     begin,
                     end: offset + random.pick(&[0, 0, 1]),
-                    appears_in_life: if !punctual && random.percent(20) { random.below(4) } else { 0 },
+                    appears_in_life: if !punctual && random.percent(40) { random.below(6) } else { 0 },
                     appears_while_running: false,
                 }
             })
@@ -219,6 +226,8 @@ impl Script {
         let before_the_end = self.seed.is_multiple_of(5) as usize * 2 + Random::new(self.seed, 2).below(4);
         let until_end = number >= before_the_end;
         let settled = number >= before_the_end + 6;
+        // a bounded process with more to come would let partitions that are done fall behind the watermark
+        let in_between = !until_end && !self.punctual && random.percent(20);
         let stop = random.percent(20);
         let struck = !settled && (!until_end || random.percent(60));
         Life {
@@ -228,13 +237,17 @@ impl Script {
             commit_every: random.pick(&[1, 1, 2, 5]),
             interval_ms: random.pick(&[1, 3, 10]),
             retain: 1 + random.below(3),
-            until_end,
-            keep_open: until_end && !settled && random.percent(20),
+            until_end: until_end || in_between,
+            keep_open: in_between || until_end && !settled && random.percent(20),
             horizon_percent: if until_end { 100 } else { 100 * (number + 1) / (before_the_end + 1) },
             chunk_max: random.pick(&[2, 10, 60]),
             faults_percent: if settled { 0 } else { random.pick(&[0, 0, 3, 15]) },
             store_tries: random.pick(&[1, 40, 40, 40]),
             slow_percent: random.pick(&[0, 0, 10, 60]),
+            plugin_falls_percent: if settled { 0 } else { random.pick(&[0, 0, 1, 4]) },
+            plugin_leaks: random.percent(20),
+            // inputs are kept for the next instance, or hardly any
+            memory_limit_bytes: random.pick(&[1 << 30, 1 << 30, 40_000, 0]),
             turn: struck.then(|| {
                 use Place::{Commit, Delete, Fetch, Join, LogPut, Prepare, StatePut, StoreRead, TableClaim, Write};
                 let twist = match (stop, random.percent(50)) {
@@ -245,8 +258,8 @@ impl Script {
                 let place = random.pick(&Place::ALL);
                 let hits_max = match place {
                     TableClaim => 4,
-                    LogPut | Delete | Join => 8,
-                    Fetch | StoreRead | StatePut | Write | Prepare | Commit => 30,
+                    LogPut | Delete | Join | Commit => 8,
+                    Fetch | StoreRead | StatePut | Write | Prepare => 25,
                 };
                 Turn { place, hit: 1 + random.next() % hits_max, twist }
             }),
@@ -292,7 +305,8 @@ pub fn renumber(partition: &mut Partition, first_id: i64) {
 
 fn message(offset: i64, event: Event, random: &mut Random) -> Message {
     if random.percent(4) {
-        let broken: [Option<&[u8]>; 4] = [None, Some(b"{\"key\":"), Some(b"\xff\xfe"), Some(b"{\"key\":\"k1\",\"at\":1}")];
+        let broken: [Option<&[u8]>; 4] =
+            [None, Some(b"{\"key\":"), Some(b"\xff\xfe"), Some(b"{\"key\":\"k1\",\"at\":1}")];
         let payload = random.pick(&broken).map(<[u8]>::to_vec);
         return Message { offset, payload, meaning: Meaning::Undecodable };
     }
@@ -300,6 +314,6 @@ fn message(offset: i64, event: Event, random: &mut Random) -> Message {
 }
 
 fn encode(event: &Event) -> Vec<u8> {
-    let kind = if event.refused { "refused" } else { "good" };
-    json!({"key": event.key, "id": event.id, "user": event.user, "kind": kind, "at": event.time_ms}).to_string().into_bytes()
+    let Event { id, key, user, time_ms, kind } = event;
+    json!({"key": key, "id": id, "user": user, "kind": kind, "at": time_ms}).to_string().into_bytes()
 }

@@ -21,8 +21,8 @@ pub struct Broker {
 
 impl Broker {
     pub fn new(process: &Arc<Process>) -> Self {
-        let life = &process.life;
-        for (number, p) in process.world.script.partitions.iter().enumerate().filter(|_| life.until_end) {
+        let all = process.life.until_end && process.life.horizon_percent == 100;
+        for (number, p) in process.world.script.partitions.iter().enumerate().filter(|_| all) {
             process.world.produce(number, p.messages.len(), p.messages.len());
         }
         Self { process: Arc::clone(process), asked: AtomicUsize::new(0) }
@@ -38,7 +38,7 @@ impl Connector for Broker {
         let life = &self.process.life;
         let first = self.asked.fetch_add(1, Ordering::SeqCst) == 0;
         let there = |p: &Partition| match life.number.cmp(&p.appears_in_life) {
-            std::cmp::Ordering::Less => life.until_end,
+            std::cmp::Ordering::Less => life.horizon_percent == 100,
             std::cmp::Ordering::Equal => !(first && p.appears_while_running),
             std::cmp::Ordering::Greater => true,
         };

@@ -116,7 +116,11 @@ impl World {
         match decide_commit(table.claim.as_ref(), fence, committable.predecessor, committable.checkpoint) {
             CommitDecision::Go => {
                 if rows.len() as u64 != committable.rows {
-                    return Err(format!("table {name}: {} rows, the committable says {}", rows.len(), committable.rows));
+                    return Err(format!(
+                        "table {name}: {} rows, the committable says {}",
+                        rows.len(),
+                        committable.rows
+                    ));
                 }
                 table.claim = Some(claim(fence, committable.checkpoint));
                 let positions = committable.positions.clone();

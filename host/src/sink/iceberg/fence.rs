@@ -20,10 +20,13 @@ pub enum Verdict<R> {
     Stop(R),
 }
 
+/// Looks at the table as a commit would find it.
+type Judge<R> = Box<dyn Fn(&Table) -> Verdict<R> + Send + Sync>;
+
 /// Wraps a catalog for one commit. The reason for a stop is kept in `stopped`.
 pub struct FencedCatalog<R> {
     inner: Arc<dyn Catalog>,
-    judge: Box<dyn Fn(&Table) -> Verdict<R> + Send + Sync>,
+    judge: Judge<R>,
     stopped: Mutex<Option<R>>,
 }
 

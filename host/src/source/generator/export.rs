@@ -5,10 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
@@ -16,7 +15,7 @@ use rdkafka::{ClientConfig, ClientContext};
 use super::events::AdEvents;
 use crate::clock::{Clock, SystemClock};
 use crate::source::SourceError;
-use crate::source::kafka::explain;
+use crate::source::kafka::Cluster;
 use crate::spec::model::GeneratorSpec;
 
 /// How often progress is told, in events.
@@ -30,6 +29,10 @@ const FLUSH_TIMEOUT_MS: u64 = 120_000;
 
 /// Longest wait for the topic to be made.
 const CREATE_TOPIC_TIMEOUT_MS: u64 = 15_000;
+
+/// Longest wait for the first answer of a broker, and how often the client is asked meanwhile what is wrong.
+const FIRST_ANSWER_TIMEOUT_MS: u64 = 10_000;
+const FIRST_ANSWER_STEP_MS: u64 = 500;
 
 /// With a rate: how long is waited when everything that is due has been sent.
 const PACE_MS: u64 = 10;
@@ -68,7 +71,8 @@ pub fn produce_to_kafka(
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<u64, SourceError> {
     let events = AdEvents::new(spec, start_ms).map_err(SourceError::Fatal)?;
-    let fail = |doing: &str, error: &KafkaError| explain("generate", brokers, doing, error);
+    let cluster = Cluster { brokers: brokers.to_owned(), properties: "with --property NAME=VALUE".to_owned() };
+    let fail = |doing: &str, error: &KafkaError| cluster.explain(doing, error);
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
@@ -83,16 +87,23 @@ pub fn produce_to_kafka(
     for (name, value) in properties {
         config.set(name, value);
     }
-    create_topic(&config, topic, spec.partitions).map_err(|error| fail(&format!("making topic `{topic}`"), &error))?;
-
     let producer: BaseProducer<Deliveries> =
         config.create_with_context(Deliveries::default()).map_err(|error| fail("starting the producer", &error))?;
+    let there = partitions_of(&producer, &cluster, topic)?;
+    if there == 0 {
+        create_topic(&config, topic, spec.partitions).map_err(|e| fail(&format!("making topic `{topic}`"), &e))?;
+    } else if there < usize::try_from(spec.partitions).unwrap_or(usize::MAX) {
+        return Err(SourceError::Fatal(format!(
+            "topic `{topic}` is there with {there} partitions, not {}; hint: --partitions {there}, or another --topic",
+            spec.partitions
+        )));
+    }
     let doing = format!("sending to `{topic}`");
     let mut sent = 0u64;
     let mut line = Vec::with_capacity(512);
     let mut due = u64::MAX;
     for (partition, offset) in in_order(&events) {
-        if spec.count.is_some_and(|count| sent >= count) || (sent % PROGRESS_EVENTS == 0 && !progress(sent)) {
+        if spec.count.is_some_and(|count| sent >= count) || (sent.is_multiple_of(PROGRESS_EVENTS) && !progress(sent)) {
             break;
         }
         while let Some(rate) = spec.rate {
@@ -119,7 +130,7 @@ pub fn produce_to_kafka(
             }
         }
         sent += 1;
-        if sent % PROGRESS_EVENTS == 0 {
+        if sent.is_multiple_of(PROGRESS_EVENTS) {
             producer.poll(Duration::ZERO);
             producer.context().failure().map_or(Ok(()), |error| Err(fail(&doing, &error)))?;
         }
@@ -140,20 +151,37 @@ fn in_order(events: &AdEvents) -> impl Iterator<Item = (u32, i64)> {
     (0i64..).flat_map(move |offset| (0..partitions).map(move |partition| (partition, offset)))
 }
 
-/// Makes the topic unless it is there; one that is there must have as many partitions.
+/// How many partitions the topic has; 0 if there is none. The first question to the brokers: what is wrong with the
+/// connection comes up here.
+fn partitions_of(producer: &BaseProducer<Deliveries>, cluster: &Cluster, topic: &str) -> Result<usize, SourceError> {
+    let step = Duration::from_millis(FIRST_ANSWER_STEP_MS);
+    let started = Instant::now();
+    loop {
+        // all topics: asking for this one might make it, with the broker's default number of partitions
+        let error = match producer.client().fetch_metadata(None, step) {
+            Ok(metadata) => {
+                return Ok(metadata.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len()));
+            }
+            Err(error) => error,
+        };
+        producer.poll(Duration::ZERO);
+        let said = producer.context().said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let doing = "asking for the topics";
+        let error = said.map_or_else(
+            || cluster.explain(doing, &error),
+            |(error, reason)| cluster.explain_reason(doing, &error, &reason),
+        );
+        if matches!(error, SourceError::Fatal(_)) || started.elapsed() > Duration::from_millis(FIRST_ANSWER_TIMEOUT_MS)
+        {
+            return Err(error);
+        }
+    }
+}
+
 fn create_topic(config: &ClientConfig, topic: &str, partitions: u32) -> Result<(), KafkaError> {
-    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let admin: AdminClient<Deliveries> = config.create_with_context(Deliveries::default())?;
     let timeout = Duration::from_millis(CREATE_TOPIC_TIMEOUT_MS);
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
-    // all topics: asking for this one might make it, with the broker's default number of partitions
-    let metadata = admin.inner().fetch_metadata(None, timeout)?;
-    if let Some(there) = metadata.topics().iter().find(|t| t.name() == topic).map(|t| t.partitions().len()) {
-        return if i32::try_from(there).is_ok_and(|there| there >= partitions) {
-            Ok(())
-        } else {
-            Err(KafkaError::ClientCreation(format!("it is there with {there} partitions, not {partitions}")))
-        };
-    }
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
     let options = AdminOptions::new().operation_timeout(Some(timeout)).request_timeout(Some(timeout));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -171,6 +199,8 @@ fn create_topic(config: &ClientConfig, topic: &str, partitions: u32) -> Result<(
 struct Deliveries {
     taken: AtomicU64,
     failure: Mutex<Option<KafkaError>>,
+    /// the client's last words outside any call, and why
+    said: Mutex<Option<(KafkaError, String)>>,
 }
 
 impl Deliveries {
@@ -182,8 +212,14 @@ impl Deliveries {
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!("producer: {error}: {reason}");
-        if matches!(error.rdkafka_error_code(), Some(Code::Authentication | Code::SSL | Code::Fatal)) {
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        let code = error.rdkafka_error_code();
+        if matches!(code, Some(Code::Authentication | Code::SSL | Code::Fatal)) {
+            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.clone());
+        }
+        // "all brokers are down" follows on what says why
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none() || code != Some(Code::AllBrokersDown) {
+            *said = Some((error, reason.to_owned()));
         }
     }
 }

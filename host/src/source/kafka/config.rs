@@ -19,6 +19,13 @@ const QUEUE_FULL_BACKOFF_MS: &str = "5";
 /// Longest pause between attempts to connect to a broker that is down.
 const RECONNECT_BACKOFF_MAX_MS: &str = "2000";
 
+/// No group is ever joined; but positions that the group's coordinator does not take are given up after it, and closing
+/// waits for them (45 s by default).
+const SESSION_TIMEOUT_MS: &str = "6000";
+
+/// The part of the client's log that tells of topic ids.
+const TOPIC_IDS_LOGGED: &str = "metadata";
+
 /// Settings with which positions would be another's business, each with what to use instead.
 const PROTECTED: &[(&str, &str)] = &[
     ("bootstrap.servers", "set `brokers`"),
@@ -49,14 +56,21 @@ pub(super) fn client_config(source: &str, spec: &KafkaSpec) -> Result<ClientConf
         .set("queued.max.messages.kbytes", QUEUED_KIB_MAX)
         .set("fetch.queue.backoff.ms", QUEUE_FULL_BACKOFF_MS)
         .set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MAX_MS)
-        .set_log_level(RDKafkaLogLevel::Info);
+        .set("session.timeout.ms", SESSION_TIMEOUT_MS)
+        .set_log_level(RDKafkaLogLevel::Debug)
+        // a few lines now and then; one of them tells that a topic was made anew (see `changed_id`)
+        .set("debug", TOPIC_IDS_LOGGED);
     for (name, value) in &spec.properties {
         if let Some((_, instead)) = PROTECTED.iter().find(|(protected, _)| protected == name) {
             return Err(SourceError::Fatal(format!(
-                "source `{source}`: the property \"{name}\" in [sources.{source}.properties] is Millrace's own; hint: {instead}"
+                "the property \"{name}\" in [sources.{source}.properties] is Millrace's own; hint: {instead}"
             )));
         }
-        config.set(name, value);
+        if name == "debug" {
+            config.set(name, format!("{TOPIC_IDS_LOGGED},{value}"));
+        } else {
+            config.set(name, value);
+        }
     }
     Ok(config)
 }

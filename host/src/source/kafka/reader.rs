@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::consumer::Consumer;
@@ -9,7 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr as Resp;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{SharedConsumer, ask_extent, explain, out_of_range};
+use super::{ANSWER_TIMEOUT_MS, SharedConsumer, ask_extent, out_of_range};
 use crate::source::{PartitionId, PartitionReader, RawMessage, SourceError, Waker};
 
 /// The most messages that one fetch hands out, whatever is asked for.
@@ -17,7 +18,6 @@ const FETCH_MESSAGES_MAX: usize = 1 << 16;
 
 pub(super) struct KafkaReader {
     source: Arc<str>,
-    brokers: String,
     id: PartitionId,
     /// the messages of the last fetch, owned: each is destroyed once, by `release`
     held: Vec<*mut rd::rd_kafka_message_t>,
@@ -36,25 +36,24 @@ impl KafkaReader {
     /// Takes the partition from `position` on.
     pub(super) fn open(
         source: Arc<str>,
-        brokers: String,
         consumer: SharedConsumer,
         id: PartitionId,
         position: i64,
         waker: Arc<Waker>,
     ) -> Result<Self, SourceError> {
         let trouble = |error: &KafkaError| {
-            explain(&source, &brokers, &format!("assigning {}/{} at {position}", id.topic, id.partition), error)
+            let doing = format!("assigning {}/{} at {position}", id.topic, id.partition);
+            consumer.context().cluster().explain(&doing, error)
         };
         let queue = Queue::open(&consumer, &id, waker).ok_or_else(|| {
-            let what = format!("no queue for partition {}/{}", id.topic, id.partition);
-            SourceError::Fatal(format!("source `{source}`: {what}"))
+            SourceError::Fatal(format!("the Kafka client has no queue for partition {}/{}", id.topic, id.partition))
         })?;
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(&id.topic, id.partition, Offset::Offset(position))
             .and_then(|()| consumer.incremental_assign(&assignment))
             .map_err(|error| trouble(&error))?;
-        Ok(Self { source, brokers, id, held: Vec::new(), position, pending: None, queue, consumer })
+        Ok(Self { source, id, held: Vec::new(), position, pending: None, queue, consumer })
     }
 
     fn release(&mut self) {
@@ -74,7 +73,7 @@ impl KafkaReader {
             let code = unsafe { rd::rd_kafka_last_error() };
             let error = KafkaError::MessageConsumption(code.into());
             let doing = format!("reading {}/{}", self.id.topic, self.id.partition);
-            return Err(explain(&self.source, &self.brokers, &doing, &error));
+            return Err(self.explain(&doing, &error));
         };
         // SAFETY: the call has filled in `count` ≤ `max` pointers to messages, ours from now on.
         unsafe { self.held.set_len(count.min(max)) };
@@ -102,6 +101,10 @@ impl KafkaReader {
         Ok(count)
     }
 
+    fn explain(&self, doing: &str, error: &KafkaError) -> SourceError {
+        self.consumer.context().cluster().explain(doing, error)
+    }
+
     /// An entry of a batch that is not a message: the end of the partition, or an error.
     fn event(&mut self, code: Resp, offset: i64) -> Option<SourceError> {
         match code {
@@ -111,16 +114,17 @@ impl KafkaReader {
                 None
             }
             Resp::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | Resp::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
-                let extent = ask_extent(&self.consumer, &self.id);
+                let timeout = Duration::from_millis(ANSWER_TIMEOUT_MS);
+                let extent = ask_extent(&self.consumer, &self.id, timeout);
                 Some(match extent {
                     Ok(extent) => out_of_range(&self.source, &self.id, self.position, extent),
-                    Err(error) => explain(&self.source, &self.brokers, "asking for the extent of a partition", &error),
+                    Err(error) => self.explain("asking for the extent of a partition", &error),
                 })
             }
             code => {
                 let doing = format!("reading {}/{} at {}", self.id.topic, self.id.partition, self.position);
                 let error = KafkaError::MessageConsumption(code.into());
-                Some(explain(&self.source, &self.brokers, &doing, &error))
+                Some(self.explain(&doing, &error))
             }
         }
     }
@@ -135,6 +139,11 @@ impl PartitionReader for KafkaReader {
         let max = max_messages.min(FETCH_MESSAGES_MAX);
         // a batch may hold no message but the partition's end: nobody would be woken for what is behind it
         while self.take_batch(max)? == max && self.held.is_empty() && self.pending.is_none() && max > 0 {}
+        // after the batch was taken: a message of a topic made anew cannot be older than the sign of it
+        if let Err(error) = self.consumer.context().check_topics() {
+            self.release();
+            return Err(error);
+        }
         match self.pending.take() {
             Some(error) if self.held.is_empty() => Err(error),
             pending => {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::mocking::MockCluster;
 use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 
 use super::*;
@@ -32,7 +32,14 @@ fn spec(brokers: &str, topics: TopicSpec) -> KafkaSpec {
 }
 
 fn connector(cluster: &Cluster, topic: &str) -> KafkaConnector {
-    KafkaConnector::new("s", &spec(&cluster.bootstrap_servers(), TopicSpec::Names(vec![topic.to_owned()]))).unwrap()
+    reading(cluster, TopicSpec::Names(vec![topic.to_owned()])).unwrap()
+}
+
+fn reading(cluster: &Cluster, topics: TopicSpec) -> Result<KafkaConnector, SourceError> {
+    let connector = KafkaConnector::new("s", &spec(&cluster.bootstrap_servers(), topics))?;
+    // the mock cluster never answers that question
+    connector.topic_ids_supported.store(false, Ordering::Relaxed);
+    Ok(connector)
 }
 
 fn producer(cluster: &Cluster) -> BaseProducer {
@@ -42,8 +49,11 @@ fn producer(cluster: &Cluster) -> BaseProducer {
 fn send(producer: &BaseProducer, topic: &str, partition: i32, values: std::ops::Range<i32>) {
     for value in values {
         let payload = format!("v{value}");
-        let record: BaseRecord<'_, str, str> =
-            BaseRecord::to(topic).partition(partition).payload(payload.as_str()).key("k").timestamp(1_000 + i64::from(value));
+        let record: BaseRecord<'_, str, str> = BaseRecord::to(topic)
+            .partition(partition)
+            .payload(payload.as_str())
+            .key("k")
+            .timestamp(1_000 + i64::from(value));
         producer.send(record).map_err(|(error, _)| error).unwrap();
     }
     producer.flush(LONG).unwrap();
@@ -144,9 +154,8 @@ fn positions_out_of_range_are_refused_before_and_while_reading() {
         assert_eq!(error.to_string(), "source `s`: offset 99 of t/0 is out of range: the broker has [0, 10)");
     };
     is_out(connector.open(&id("t", 0), StartAt::Offset(99), &waker).err().unwrap());
-    let (source, brokers) = (connector.source.clone(), connector.brokers.clone());
-    let mut reader =
-        reader::KafkaReader::open(source, brokers, connector.consumer.clone(), id("t", 0), 99, waker.clone()).unwrap();
+    let (source, consumer) = (connector.source.clone(), connector.consumer.clone());
+    let mut reader = reader::KafkaReader::open(source, consumer, id("t", 0), 99, waker.clone()).unwrap();
     let started = Instant::now();
     let error = loop {
         assert!(started.elapsed() < LONG, "the broker did not complain");
@@ -164,7 +173,7 @@ fn a_missing_topic_is_waited_for_a_little_then_fatal() {
     let cluster = cluster("t", 1);
     let connector = connector(&cluster, "nowhere");
     let Err(SourceError::Transient(line)) = connector.discover() else { panic!() };
-    assert!(line.starts_with("source `s`: there is no topic `nowhere` on 127.0.0.1:"), "{line}");
+    assert!(line.starts_with("there is no topic `nowhere` on 127.0.0.1:"), "{line}");
     assert!(line.ends_with("; hint: create it, or correct `topic` in [sources.s]"), "{line}");
     let long_ago = Instant::now().checked_sub(Duration::from_millis(MISSING_TOPIC_GRACE_MS + 1));
     *connector.topic_missing_since.lock().unwrap() = long_ago;
@@ -176,10 +185,7 @@ fn a_pattern_finds_topics() {
     let cluster = cluster("ads-a", 1);
     cluster.create_topic("ads-b", 2, 1).unwrap();
     cluster.create_topic("other-ads-c", 1, 1).unwrap();
-    let find = |pattern: &str| {
-        let spec = spec(&cluster.bootstrap_servers(), TopicSpec::Pattern(pattern.to_owned()));
-        KafkaConnector::new("s", &spec).and_then(|c| c.discover())
-    };
+    let find = |pattern: &str| reading(&cluster, TopicSpec::Pattern(pattern.to_owned())).and_then(|c| c.discover());
     let found: Vec<PartitionId> = find("^ads-.*").unwrap().into_iter().map(|p| p.id).collect();
     assert_eq!(found, [id("ads-a", 0), id("ads-b", 0), id("ads-b", 1)]);
     assert!(find("^nothing").unwrap_err().to_string().contains("no topic matches `^nothing`"));
@@ -191,7 +197,7 @@ fn no_broker_is_one_line_with_a_hint_and_closing_does_not_hang() {
     let spec = spec("127.0.0.1:1", TopicSpec::Names(vec!["t".to_owned()]));
     let connector = KafkaConnector::new("s", &spec).unwrap();
     let Err(SourceError::Transient(line)) = connector.discover() else { panic!() };
-    assert!(line.starts_with("source `s`: ") && !line.contains('\n'), "{line}");
+    assert!(!line.contains('\n'), "{line}");
     assert!(line.contains("Connection refused") && line.contains("is Kafka reachable at 127.0.0.1:1?"), "{line}");
     let closing = Instant::now();
     drop(connector);
@@ -210,7 +216,7 @@ fn our_own_properties_are_refused_and_unknown_ones_named() {
     };
     assert_eq!(
         with("auto.offset.reset", "latest"),
-        "source `s`: the property \"auto.offset.reset\" in [sources.s.properties] is Millrace's own; hint: set `start`; a \
+        "the property \"auto.offset.reset\" in [sources.s.properties] is Millrace's own; hint: set `start`; a \
          position that is gone is never replaced silently"
     );
     assert!(with("fetch.min.byte", "1").contains("\"fetch.min.byte\""), "{}", with("fetch.min.byte", "1"));
@@ -257,5 +263,5 @@ fn generated_events_arrive_partition_by_partition() {
     }
     let few = GeneratorSpec { partitions: 3, ..spec };
     let error = produce_to_kafka(&brokers, "t", &few, 0, &properties, &mut |_| true).unwrap_err().to_string();
-    assert!(error.contains("it is there with 2 partitions, not 3"), "{error}");
+    assert!(error.contains("is there with 2 partitions, not 3"), "{error}");
 }

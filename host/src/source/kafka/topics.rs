@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaRespErr as Resp;
 
@@ -31,12 +31,12 @@ pub(super) enum Trouble {
 }
 
 impl Topics {
-    pub(super) fn new(source: &str, spec: &TopicSpec) -> Result<Self, SourceError> {
+    pub(super) fn new(spec: &TopicSpec) -> Result<Self, SourceError> {
         match spec {
             TopicSpec::Names(names) => Ok(Self::Names(names.clone())),
             TopicSpec::Pattern(pattern) => regex::Regex::new(pattern).map(Self::Pattern).map_err(|error| {
                 SourceError::Fatal(format!(
-                    "source `{source}`: `topic_pattern` is no regular expression: {error}; hint: it begins with ^, as in \"^ads-.*\""
+                    "`topic_pattern` is no regular expression: {error}; hint: it begins with ^, as in \"^ads-.*\""
                 ))
             }),
         }
@@ -91,13 +91,13 @@ impl Topics {
     }
 }
 
-/// Asks for the ids of the partitions' topics (`DescribeTopics`, brokers from 2.8). An error: this broker has none.
-/// No answer in time leaves a topic out.
+/// Asks for the ids of the partitions' topics (`DescribeTopics`, brokers from 2.8). `None`: this broker has none.
+/// No answer is an error: without an id a topic made anew would pass for the old one.
 pub(super) fn topic_ids(
     consumer: &BaseConsumer<Context>,
     partitions: &[PartitionId],
     timeout: Duration,
-) -> Result<TopicIds, String> {
+) -> Result<Option<TopicIds>, KafkaError> {
     let mut names: Vec<&str> = partitions.iter().map(|id| &*id.topic).collect();
     names.dedup();
     let names: Vec<CString> = names.into_iter().filter_map(|name| CString::new(name).ok()).collect();
@@ -119,7 +119,7 @@ pub(super) fn topic_ids(
         event
     };
     if event.is_null() {
-        return Ok(TopicIds::new());
+        return Err(KafkaError::MetadataFetch(Code::OperationTimedOut));
     }
     // SAFETY: `event` is not null; whatever is read from it is copied before it is destroyed.
     unsafe {
@@ -131,29 +131,32 @@ pub(super) fn topic_ids(
 
 /// # Safety
 /// `event` must be a live event.
-unsafe fn read_topic_ids(event: *mut rd::rd_kafka_event_t) -> Result<TopicIds, String> {
+unsafe fn read_topic_ids(event: *mut rd::rd_kafka_event_t) -> Result<Option<TopicIds>, KafkaError> {
     let mut ids = TopicIds::new();
+    let failed = |error: Resp| KafkaError::MetadataFetch(error.into());
     // SAFETY: the accessors give pointers into the event, which the caller keeps alive; `count` says how many topics
     // the array has.
     unsafe {
         match rd::rd_kafka_event_error(event) {
             Resp::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-            error @ (Resp::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE
-            | Resp::RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION
-            | Resp::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
-                return Err(text(rd::rd_kafka_err2str(error)));
+            Resp::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE | Resp::RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION => {
+                return Ok(None);
             }
-            // a passing trouble: not known this time
-            _ => return Ok(ids),
+            error => return Err(failed(error)),
         }
         let result = rd::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
-            return Err("no answer of that kind".to_owned());
+            return Err(failed(Resp::RD_KAFKA_RESP_ERR__BAD_MSG));
         }
         let mut count = 0;
         let topics = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
         for index in 0..count {
             let topic = *topics.add(index);
+            let error = rd::rd_kafka_TopicDescription_error(topic);
+            let code = if error.is_null() { Resp::RD_KAFKA_RESP_ERR_NO_ERROR } else { rd::rd_kafka_error_code(error) };
+            if code != Resp::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err(failed(code));
+            }
             let id = rd::rd_kafka_TopicDescription_topic_id(topic);
             if id.is_null()
                 || (rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id)) == (0, 0)
@@ -164,7 +167,7 @@ unsafe fn read_topic_ids(event: *mut rd::rd_kafka_event_t) -> Result<TopicIds, S
             ids.insert(text(rd::rd_kafka_TopicDescription_name(topic)), id);
         }
     }
-    Ok(ids)
+    Ok(Some(ids))
 }
 
 /// # Safety

@@ -3,7 +3,8 @@
 //! Estimator: O. Ertl, "New cardinality estimation algorithms for HyperLogLog sketches", 2017, algorithm 6; it needs no
 //! bias table and no switch to linear counting.
 
-const P: u32 = 12;
+const PRECISION: u8 = 12;
+const P: u32 = PRECISION as u32;
 const REGISTERS: usize = 1 << P;
 /// Values of a register: 0 ..= Q + 1.
 const Q: u32 = 64 - P;
@@ -69,9 +70,9 @@ impl Hll {
     pub fn to_bytes(&self) -> Vec<u8> {
         let filled = self.registers.iter().filter(|r| **r != 0).count();
         if filled > SPARSE_REGISTERS_MAX {
-            return [&[DENSE, P as u8], &*self.registers].concat();
+            return [&[DENSE, PRECISION], &*self.registers].concat();
         }
-        let mut out = vec![SPARSE, P as u8];
+        let mut out = vec![SPARSE, PRECISION];
         for (index, rank) in (0u16..).zip(&self.registers).filter(|(_, r)| **r != 0) {
             out.extend(index.to_le_bytes());
             out.push(*rank);

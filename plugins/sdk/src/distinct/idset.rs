@@ -74,3 +74,27 @@ impl IdSet {
         self.table.iter().copied().filter(|id| *id != 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    proptest! {
+        /// References in the steps of real strings, near ones that collide and far ones.
+        #[test]
+        fn it_equals_a_hash_set(ids in proptest::collection::vec(prop_oneof![1..64u32, (1..3000u32).prop_map(|n| n * 2), 1..=u32::MAX], 0..3000)) {
+            let (mut set, mut model, mut bytes) = (IdSet::default(), HashSet::new(), 0);
+            for id in ids {
+                if set.is_full() {
+                    bytes += set.grow();
+                }
+                prop_assert_eq!(set.insert(id), model.insert(id));
+                prop_assert!(!set.insert(id));
+            }
+            prop_assert_eq!((set.len(), set.bytes()), (model.len(), bytes));
+            prop_assert_eq!(set.iter().collect::<HashSet<_>>(), model);
+        }
+    }
+}

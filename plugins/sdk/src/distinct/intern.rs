@@ -174,3 +174,41 @@ impl Interner {
 fn same(stored: &[u64], words: &[u64]) -> bool {
     stored.len() >= words.len() && stored.iter().zip(words).all(|(a, b)| a == b)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// A tag that many strings share, whatever their hash: only the text tells them apart then.
+    fn crowded(hash: u64) -> u32 {
+        (tag(hash) & 3) << 30
+    }
+
+    proptest! {
+        #[test]
+        fn it_equals_a_hash_map(texts in proptest::collection::vec("[ab]{0,9}|[a-zÿ]{14,18}", 0..400), collide: bool) {
+            let (mut interner, mut model) = (Interner::default(), HashMap::new());
+            for text in texts {
+                let mut words = Vec::new();
+                let hash = hash::push_words(&text, &mut words);
+                let tag = if collide { crowded(hash) } else { tag(hash) };
+                let known = model.get(&text).copied();
+                let candidate = interner.candidate(tag);
+                if interner.is(candidate, &words) {
+                    prop_assert_eq!(Some(candidate), known);
+                }
+                let at = interner.intern(tag, &words);
+                prop_assert_eq!(known.unwrap_or(at), at);
+                prop_assert_eq!(interner.words(at), &*words);
+                model.insert(text, at);
+            }
+            prop_assert_eq!(interner.len(), model.len());
+            let mut references: Vec<Ref> = model.into_values().collect();
+            references.sort_unstable();
+            references.dedup();
+            prop_assert_eq!(references.len(), interner.len());
+        }
+    }
+}

@@ -25,7 +25,7 @@ fn failpoints() -> Vec<&'static str> {
 }
 
 /// Runs `work` while events keep coming; they stop when it returns.
-fn under_load(bench: &mut Bench, work: impl FnOnce(&std::path::Path) -> Result<()>) -> Result<()> {
+pub fn under_load(bench: &mut Bench, work: impl FnOnce(&std::path::Path) -> Result<()>) -> Result<()> {
     let file = bench.file();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -48,7 +48,7 @@ fn under_load(bench: &mut Bench, work: impl FnOnce(&std::path::Path) -> Result<(
     })
 }
 
-fn kill_at_random(file: &std::path::Path, times: u32, seed: u64) -> Result<()> {
+pub fn kill_at_random(file: &std::path::Path, times: u32, seed: u64) -> Result<()> {
     let mut random = Random::new(seed);
     for _ in 0..times {
         let millrace = Millrace::run(file, &[], &[])?;
