@@ -72,6 +72,21 @@ fn sigkill_at_random_instants() -> Result<()> {
     bench.tables_match()
 }
 
+/// Rows of several checkpoints wait for one commit, and the last run commits at every checkpoint.
+#[test]
+fn sigkill_while_rows_wait_for_their_commit() -> Result<()> {
+    let mut bench = Bench::new("waiting")?;
+    bench.pipeline.commit_interval = "900ms".to_owned();
+    bench.pipeline.write()?;
+    bench.produce(20_000)?;
+    under_load(&mut bench, |file| kill_at_random(file, RANDOM_KILLS / 2, 7))?;
+    ensure!(bench.commits() > 0, "no run lived long enough to commit: the test proves nothing");
+    bench.pipeline.commit_interval = bench.pipeline.checkpoint_interval.clone();
+    bench.pipeline.write()?;
+    Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
+    bench.tables_match()
+}
+
 #[test]
 fn sigkill_at_every_failpoint() -> Result<()> {
     let names = failpoints();
