@@ -149,6 +149,7 @@ impl SourceTask {
         }
         let mut sent = None;
         let mut reached_end = false;
+        let mut idle_checked = Instant::now();
         if self.tell_watermark(&partitions, &mut sent).is_err() {
             return Ok(());
         }
@@ -157,11 +158,16 @@ impl SourceTask {
                 Step::Ended => return Ok(()),
                 Step::Progress | Step::Nothing => {}
             }
-            match self.read_round(&mut partitions, &mut sent)? {
+            let progress = match self.read_round(&mut partitions, &mut sent)? {
                 Step::Ended => return Ok(()),
-                Step::Progress => continue,
-                Step::Nothing => {}
+                Step::Progress => true,
+                Step::Nothing => false,
+            };
+            // a partition may be silent while others have much to say
+            if progress && idle_checked.elapsed() < WAIT_MAX {
+                continue;
             }
+            idle_checked = Instant::now();
             self.find_idle(&mut partitions);
             if self.tell_watermark(&partitions, &mut sent).is_err() {
                 return Ok(());
@@ -172,7 +178,9 @@ impl SourceTask {
                     return Ok(());
                 }
             }
-            self.waker.wait(WAIT_MAX);
+            if !progress {
+                self.waker.wait(WAIT_MAX);
+            }
         }
     }
 

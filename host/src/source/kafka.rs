@@ -54,6 +54,15 @@ pub struct KafkaConnector {
     topic_ids_supported: AtomicBool,
 }
 
+impl Drop for KafkaConnector {
+    /// A client whose brokers are gone can take minutes to close: it is left to the end of the process.
+    fn drop(&mut self) {
+        if self.consumer.context().is_unreachable() {
+            std::mem::forget(Arc::clone(&self.consumer));
+        }
+    }
+}
+
 impl KafkaConnector {
     /// Makes the client and starts its threads. Brokers are not waited for: [`Connector::discover`] asks them first.
     pub fn new(source_name: &str, spec: &KafkaSpec) -> Result<Self, SourceError> {
