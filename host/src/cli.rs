@@ -39,16 +39,12 @@ enum Command {
         format: Format,
     },
     /// Run a pipeline
-    #[command(
-        after_help = "Examples:\n  millrace run pipelines/campaign_metrics.toml\n  \
-                      millrace run pipelines/campaign_metrics.toml --until-end    # what is there now, then exit"
-    )]
+    #[command(after_help = "Examples:\n  millrace run pipelines/campaign_metrics.toml\n  \
+                      millrace run pipelines/campaign_metrics.toml --until-end    # what is there now, then exit")]
     Run(RunArgs),
     /// Write seeded ad events into a file or a Kafka topic
-    #[command(
-        after_help = "Examples:\n  millrace generate events.jsonl --count 100000\n  \
-                      millrace generate --kafka localhost:9092 --topic ads-campaign-events --count 1000000"
-    )]
+    #[command(after_help = "Examples:\n  millrace generate events.jsonl --count 100000\n  \
+                      millrace generate --kafka localhost:9092 --topic ads-campaign-events --count 1000000")]
     Generate(GenerateArgs),
     /// SQL over the tables of a pipeline's catalogs
     #[command(

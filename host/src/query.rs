@@ -78,10 +78,7 @@ pub async fn query(catalogs: &BTreeMap<String, CatalogSpec>, sql: &str, at: At) 
     Ok(batches)
 }
 
-fn resolve(
-    catalogs: &BTreeMap<String, CatalogSpec>,
-    reference: &TableReference,
-) -> Result<(String, String, String)> {
+fn resolve(catalogs: &BTreeMap<String, CatalogSpec>, reference: &TableReference) -> Result<(String, String, String)> {
     match reference {
         TableReference::Full { catalog, schema, table } => {
             Ok((catalog.to_string(), schema.to_string(), table.to_string()))
@@ -130,7 +127,8 @@ async fn pin(table: Table, at: At, name: &str) -> Result<IcebergStaticTableProvi
         At::Snapshot(id) => metadata
             .snapshot_by_id(id)
             .with_context(|| {
-                let newest: Vec<String> = metadata.history().iter().rev().take(5).map(|h| h.snapshot_id.to_string()).collect();
+                let newest: Vec<String> =
+                    metadata.history().iter().rev().take(5).map(|h| h.snapshot_id.to_string()).collect();
                 format!("table {name} has no snapshot {id}; its newest are {}", newest.join(", "))
             })?
             .snapshot_id(),

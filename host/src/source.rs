@@ -80,7 +80,12 @@ pub trait Connector: Send + Sync {
     fn extent(&self, id: &PartitionId) -> Result<Extent, SourceError>;
 
     /// `waker` is woken when messages have arrived in an empty reader.
-    fn open(&self, id: &PartitionId, start: StartAt, waker: &Arc<Waker>) -> Result<Box<dyn PartitionReader>, SourceError>;
+    fn open(
+        &self,
+        id: &PartitionId,
+        start: StartAt,
+        waker: &Arc<Waker>,
+    ) -> Result<Box<dyn PartitionReader>, SourceError>;
 
     /// For people and tools that look at the consumer group: information only, never read back.
     fn publish_positions(&self, positions: &[(PartitionId, i64)]);
@@ -120,10 +125,8 @@ impl Waker {
     /// Returns at once if woken since the last call, else waits.
     pub fn wait(&self, timeout: Duration) {
         let guard = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut guard, _) = self
-            .signal
-            .wait_timeout_while(guard, timeout, |woken| !*woken)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (mut guard, _) =
+            self.signal.wait_timeout_while(guard, timeout, |woken| !*woken).unwrap_or_else(PoisonError::into_inner);
         *guard = false;
     }
 }

@@ -114,8 +114,11 @@ pub fn metrics_match_events_table(pipeline: &Pipeline, window_ms: i64) -> Result
 pub fn state_matches_events_table(pipeline: &Pipeline, window_ms: i64) -> Result<()> {
     let (state, window_ms) = (pipeline.state(), window_ms.to_string());
     let state = utf8(&state)?;
-    check(pipeline, &["state", "--table", METRICS, "--events-table", EVENTS, "--state", state, "--window-ms", &window_ms])
-        .map(drop)
+    check(
+        pipeline,
+        &["state", "--table", METRICS, "--events-table", EVENTS, "--state", state, "--window-ms", &window_ms],
+    )
+    .map(drop)
 }
 
 /// A raw table holds every dumped event exactly `copies` times, and nothing else.

@@ -54,7 +54,8 @@ pub fn for_kafka() -> Option<&'static str> {
     if !shell::answers("java", &["-version"]) {
         return Some("Java 17 or newer is missing (Debian: default-jre-headless)");
     }
-    let fetched = ["kafka/libs", "rest-catalog/libs"].iter().all(|jars| shell::target().join(jars).join(".complete").is_file());
+    let fetched =
+        ["kafka/libs", "rest-catalog/libs"].iter().all(|jars| shell::target().join(jars).join(".complete").is_file());
     (!fetched && !shell::answers("mvn", &["--version"])).then_some("Maven is missing (Debian: maven)")
 }
 

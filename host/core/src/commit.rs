@@ -84,9 +84,14 @@ pub enum CommitDecision {
     /// This very checkpoint is in the table.
     AlreadyCommitted,
     /// A newer process owns the table.
-    Fenced { found: Claim },
+    Fenced {
+        found: Claim,
+    },
     /// The claim is gone, belongs to somebody else, or names a checkpoint that we do not expect.
-    Unexpected { found: Option<Claim>, expected: u64 },
+    Unexpected {
+        found: Option<Claim>,
+        expected: u64,
+    },
 }
 
 pub fn decide_commit(found: Option<&Claim>, ours: &Fence, predecessor: u64, checkpoint: u64) -> CommitDecision {
@@ -138,10 +143,7 @@ mod tests {
             decide_claim(Some(&claim("a", 1, 8)), &fence(2), 3, &[5, 7]),
             ClaimDecision::Ahead { newest_known: 7, .. }
         ));
-        assert!(matches!(
-            decide_claim(Some(&claim("a", 1, 2)), &fence(2), 3, &[5, 7]),
-            ClaimDecision::Behind { .. }
-        ));
+        assert!(matches!(decide_claim(Some(&claim("a", 1, 2)), &fence(2), 3, &[5, 7]), ClaimDecision::Behind { .. }));
         assert!(matches!(
             decide_claim(Some(&claim("b", 1, 3)), &fence(2), 3, &[]),
             ClaimDecision::OtherIncarnation { .. }
@@ -153,10 +155,7 @@ mod tests {
     fn already_committed_is_said_of_this_very_checkpoint_only() {
         assert_eq!(decide_commit(Some(&claim("a", 2, 5)), &fence(2), 3, 5), CommitDecision::AlreadyCommitted);
         assert_eq!(decide_commit(Some(&claim("a", 2, 3)), &fence(2), 3, 5), CommitDecision::Go);
-        assert!(matches!(
-            decide_commit(Some(&claim("a", 2, 6)), &fence(2), 3, 5),
-            CommitDecision::Unexpected { .. }
-        ));
+        assert!(matches!(decide_commit(Some(&claim("a", 2, 6)), &fence(2), 3, 5), CommitDecision::Unexpected { .. }));
         assert!(matches!(decide_commit(Some(&claim("a", 3, 3)), &fence(2), 3, 5), CommitDecision::Fenced { .. }));
         assert!(matches!(decide_commit(Some(&claim("b", 2, 3)), &fence(2), 3, 5), CommitDecision::Unexpected { .. }));
         assert!(matches!(decide_commit(None, &fence(2), 3, 5), CommitDecision::Unexpected { .. }));

@@ -20,7 +20,10 @@ pub enum DataType {
     Long,
     Float,
     Double,
-    Decimal { precision: u8, scale: u8 },
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
     /// days since 1970-01-01
     Date,
     /// microseconds since 1970-01-01T00:00:00, no zone

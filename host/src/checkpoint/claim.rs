@@ -139,7 +139,11 @@ impl CheckpointStore {
                 other => other?,
             }
             for (number, why) in &damaged {
-                tracing::error!(checkpoint = number, why, "checkpoint passed over: it is damaged, and no table has committed it");
+                tracing::error!(
+                    checkpoint = number,
+                    why,
+                    "checkpoint passed over: it is damaged, and no table has committed it"
+                );
             }
             let owner = Owner {
                 fence,

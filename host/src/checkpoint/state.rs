@@ -3,8 +3,8 @@
 //! Encoding is a plain function (it costs CPU, so it runs on a blocking thread, never on a worker's); upload and
 //! reading are asynchronous. The types are the ones every Parquet reader knows.
 
-use bytes::Bytes;
 use arrow_array::RecordBatch;
+use bytes::Bytes;
 use millrace_core::checkpoint::StateFile;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
 use parquet::arrow::ArrowWriter;
@@ -152,8 +152,7 @@ impl CheckpointStore {
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
             .and_then(|builder| builder.with_batch_size(READ_BATCH_ROWS_MAX).build())
             .map_err(|e| damaged(e.to_string()))?;
-        let batches =
-            reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| damaged(e.to_string()))?;
+        let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| damaged(e.to_string()))?;
         let groups: usize = batches.iter().map(RecordBatch::num_rows).sum();
         if groups as u64 != file.groups {
             return Err(damaged(format!("it holds {groups} groups, the checkpoint says {}", file.groups)));

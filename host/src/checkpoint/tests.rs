@@ -30,7 +30,8 @@ fn over(store: Arc<dyn ObjectStore>) -> CheckpointStore {
 }
 
 fn part(operator: &str, marker: i64) -> StatePart {
-    let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![marker])) as ArrayRef)]).expect("a batch");
+    let batch =
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![marker])) as ArrayRef)]).expect("a batch");
     StatePart {
         operator: operator.into(),
         first_key_group: 0,
@@ -372,8 +373,8 @@ async fn kept_checkpoints_are_always_restorable() {
     for seed in 0..60u64 {
         let faulty = Arc::new(Faulty::new(seed, 15));
         let ids = Arc::new(AtomicU64::new(0));
-        let store = over(faulty.clone())
-            .with_ids(Arc::new(move || format!("{seed}-{}", ids.fetch_add(1, Ordering::SeqCst))));
+        let store =
+            over(faulty.clone()).with_ids(Arc::new(move || format!("{seed}-{}", ids.fetch_add(1, Ordering::SeqCst))));
         let mut random = seed.wrapping_mul(0x5851_F42D_4C95_7F2D) | 1;
         let mut draw = |n: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -442,11 +443,12 @@ async fn plugins_are_kept_by_digest() {
     assert_eq!(store.get_plugin(&digest).await.expect("reads"), bytes);
     assert!(store.put_plugin(&digest, Bytes::from_static(b"other")).await.is_err());
     assert!(store.get_plugin("../../etc/passwd").await.is_err());
-    faulty.damage(&format!("some/prefix/plugins/{digest}.wasm"), |mut b| {
-        b[0] ^= 1;
-        b
-    })
-    .await;
+    faulty
+        .damage(&format!("some/prefix/plugins/{digest}.wasm"), |mut b| {
+            b[0] ^= 1;
+            b
+        })
+        .await;
     assert!(matches!(store.get_plugin(&digest).await, Err(CheckpointError::PluginDamaged { .. })));
 }
 

@@ -142,12 +142,11 @@ fn produce(topic: &str, rate: u64, stop: &Arc<AtomicBool>) -> Result<std::thread
     let thread = std::thread::Builder::new()
         .name("producer".into())
         .spawn(move || {
-            let result =
-                generator::produce_to_kafka(&brokers, &topic, &spec, start_ms, &BTreeMap::new(), &mut |_| {
-                    // the first call comes once the topic is there; nobody listens to the later ones
-                    let _ = ready.send(());
-                    !stop.load(Relaxed)
-                });
+            let result = generator::produce_to_kafka(&brokers, &topic, &spec, start_ms, &BTreeMap::new(), &mut |_| {
+                // the first call comes once the topic is there; nobody listens to the later ones
+                let _ = ready.send(());
+                !stop.load(Relaxed)
+            });
             if let Err(error) = result {
                 eprintln!("the demo's producer: {error}");
             }
@@ -292,7 +291,8 @@ fn paint(board: &Arc<Mutex<Board>>, done: &Arc<AtomicBool>) -> Result<Helper, Fa
 }
 
 fn try_next(root: &Path, file: &Path, folder: &Path) {
-    let shown = |path: &Path| path.strip_prefix("./").map_or_else(|_| path.to_path_buf(), PathBuf::from).display().to_string();
+    let shown =
+        |path: &Path| path.strip_prefix("./").map_or_else(|_| path.to_path_buf(), PathBuf::from).display().to_string();
     println!(
         "\nThe results are an Iceberg table now. Three things to try next:\n\n\
          1. query it\n   MILLRACE_DEMO_DIR={} target/release/millrace query \\\n     \

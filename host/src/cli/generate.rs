@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 
-use crate::spec::parse_instant_ms;
 use super::{Failure, GenerateArgs};
 use crate::clock::{Clock, SystemClock};
 use crate::source::generator;
 use crate::spec::model::GeneratorSpec;
+use crate::spec::parse_instant_ms;
 
 pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     if args.rate == 0 || args.partitions == 0 || args.campaigns == 0 || args.users == 0 {

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use datafusion::arrow::array::RecordBatch;
 
 use super::open::load;
-use crate::spec::parse_instant_ms;
 use super::{Failure, Format, QueryArgs};
 use crate::query::{At, query};
+use crate::spec::parse_instant_ms;
 
 pub fn run(args: &QueryArgs) -> Result<(), Failure> {
     let loaded = load(&args.file)?;
@@ -25,7 +25,11 @@ pub fn run(args: &QueryArgs) -> Result<(), Failure> {
     let format = args.format.unwrap_or(if terminal { Format::Table } else { Format::Csv });
     match print(&batches, format) {
         // the reader has seen enough (`| head`)
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => Ok(()),
+        Err(error)
+            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(())
+        }
         other => Ok(other?),
     }
 }

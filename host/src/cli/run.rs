@@ -84,7 +84,8 @@ pub fn stop_on_signals(orders: crossbeam_channel::Sender<Order>) -> anyhow::Resu
 }
 
 fn parse_reset(text: &str) -> Result<(String, Start), String> {
-    let wrong = || format!("--reset-offsets {text}: expected SOURCE=earliest, SOURCE=latest or SOURCE=2026-01-31T12:00:00Z");
+    let wrong =
+        || format!("--reset-offsets {text}: expected SOURCE=earliest, SOURCE=latest or SOURCE=2026-01-31T12:00:00Z");
     let (source, start) = text.split_once('=').ok_or_else(wrong)?;
     let start = match start {
         "earliest" => Start::Earliest,

@@ -7,8 +7,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use arrow_array::types::{Date32Type, Decimal128Type, TimestampMicrosecondType};
 use arrow_array::cast::AsArray;
+use arrow_array::types::{Date32Type, Decimal128Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, PrimitiveArray, StringArray, types};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType as ArrowType, Field as ArrowField, TimeUnit};
@@ -113,10 +113,8 @@ impl<A: Accumulator> Aggregator for Native<A> {
     }
 
     fn evaluate(&mut self, groups: &[u32], windows: &[WindowUs], is_final: bool) -> Result<OutputRows> {
-        let windows: Vec<Window> = windows
-            .iter()
-            .map(|w| Window { start: Timestamptz(w.start), end: Timestamptz(w.end), is_final })
-            .collect();
+        let windows: Vec<Window> =
+            windows.iter().map(|w| Window { start: Timestamptz(w.start), end: Timestamptz(w.end), is_final }).collect();
         let rows = self.accumulator.evaluate(groups, &windows).map_err(|e| self.broke("evaluate", e))?;
         let columns = columns_out(rows.columns, &self.signature.output).map_err(|e| self.broke("evaluate", e))?;
         Ok(OutputRows { columns, groups: rows.groups })
@@ -370,10 +368,7 @@ mod tests {
             assert_eq!(longs(0), Int64Array::from(vec![2, 0]));
             assert_eq!(longs(4), Int64Array::from(vec![2, 0]));
             assert_eq!(out.columns[3].as_primitive::<types::Float64Type>(), &Float64Array::from(vec![2.5, 0.0]));
-            assert_eq!(
-                out.columns[5].as_primitive::<types::Float64Type>(),
-                &Float64Array::from(vec![Some(0.0), None])
-            );
+            assert_eq!(out.columns[5].as_primitive::<types::Float64Type>(), &Float64Array::from(vec![Some(0.0), None]));
         }
     }
 

@@ -185,10 +185,7 @@ impl Accumulator {
     }
 
     /// A call that can be repeated; once, on an instance brought back, if it kills this one.
-    fn call<T>(
-        &mut self,
-        call: impl Fn(&mut dyn Aggregator, u32) -> Result<T, PluginError>,
-    ) -> Result<T, RunError> {
+    fn call<T>(&mut self, call: impl Fn(&mut dyn Aggregator, u32) -> Result<T, PluginError>) -> Result<T, RunError> {
         match call(&mut *self.plugin, self.total_slots) {
             Err(error) if error.is_dead_instance() => {
                 self.bring_back(&error)?;
@@ -263,18 +260,14 @@ impl Accumulator {
         let mut guilty = if error.may_be_a_row() { self.find_guilty(columns, slots)? } else { Vec::new() };
         if guilty.is_empty() {
             // the same call once more: a failure that has passed is forgiven
-            let mut rejected = self
-                .plugin
-                .update(columns, slots, self.total_slots)
-                .map_err(|again| plugin_at_fault(&again))?;
+            let mut rejected =
+                self.plugin.update(columns, slots, self.total_slots).map_err(|again| plugin_at_fault(&again))?;
             self.keep(columns.to_vec(), slots.to_vec());
             rejected.sort_by_key(|r| r.row);
             return Ok(rejected);
         }
-        let good: Vec<u32> = (0_u32..)
-            .take(slots.len())
-            .filter(|row| guilty.binary_search_by_key(row, |r| r.row).is_err())
-            .collect();
+        let good: Vec<u32> =
+            (0_u32..).take(slots.len()).filter(|row| guilty.binary_search_by_key(row, |r| r.row).is_err()).collect();
         let columns = take_input(columns, &good)?;
         let slots = pick(slots, &good);
         let rejected =

@@ -191,7 +191,11 @@ impl AggregateTask {
             }
             state
                 .groups
-                .slots(window.start_ms, run.iter().map(|&r| (keys.hash(r as usize), keys.bytes(r as usize))), &mut slots)
+                .slots(
+                    window.start_ms,
+                    run.iter().map(|&r| (keys.hash(r as usize), keys.bytes(r as usize))),
+                    &mut slots,
+                )
                 .map_err(|e| RunError::External(e.to_string()))?;
         }
         if !late.is_empty()
@@ -395,9 +399,7 @@ impl AggregateTask {
             let Some(groups) = state.groups.take_window(start_ms) else { break };
             let slots = groups.slots();
             let keys: Vec<&[u8]> = groups.keys().collect();
-            for (slots, keys) in
-                slots.chunks(PLUGIN_GROUPS_PER_CALL_MAX).zip(keys.chunks(PLUGIN_GROUPS_PER_CALL_MAX))
-            {
+            for (slots, keys) in slots.chunks(PLUGIN_GROUPS_PER_CALL_MAX).zip(keys.chunks(PLUGIN_GROUPS_PER_CALL_MAX)) {
                 if let Err(hangup) = self.emit(state, window, slots, keys)? {
                     return Ok(Err(hangup));
                 }
@@ -430,7 +432,8 @@ impl AggregateTask {
         }
         let us = WindowUs { start: window.start_ms.saturating_mul(1_000), end: window.end_ms.saturating_mul(1_000) };
         let output = self.plugin.evaluate(&slots, &vec![us; slots.len()], true)?;
-        let key_columns = key::decode(&self.key, keys.iter().copied()).map_err(|e| RunError::Internal(e.to_string()))?;
+        let key_columns =
+            key::decode(&self.key, keys.iter().copied()).map_err(|e| RunError::Internal(e.to_string()))?;
         let (key_columns, rows) = match output.groups {
             None => (key_columns, slots.len()),
             Some(of_rows) => {

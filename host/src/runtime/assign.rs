@@ -29,9 +29,8 @@ pub fn assign(
     let mut assigned: Vec<Vec<Assigned>> = (0..tasks).map(|_| Vec::new()).collect();
     let mut known = BTreeMap::new();
     for (index, info) in found.into_iter().enumerate() {
-        let before = restored.and_then(|s| {
-            s.partitions.iter().find(|p| p.topic == *info.id.topic && p.partition == info.id.partition)
-        });
+        let before = restored
+            .and_then(|s| s.partitions.iter().find(|p| p.topic == *info.id.topic && p.partition == info.id.partition));
         if let (Some(before), None) = (before, reset)
             && let (Some(then), Some(now)) = (&before.topic_id, &info.topic_id)
             && then != now
@@ -44,9 +43,7 @@ pub fn assign(
         }
         let (start, time) = match (before, reset) {
             (_, Some(start)) => (start_at(*start), PartitionTime::new(bound_ms)),
-            (Some(p), None) => {
-                (StartAt::Offset(p.position), PartitionTime::restored(bound_ms, p.watermark_ms, p.idle))
-            }
+            (Some(p), None) => (StartAt::Offset(p.position), PartitionTime::restored(bound_ms, p.watermark_ms, p.idle)),
             // a partition that came up while the pipeline was down is read from its beginning
             (None, None) if restored.is_some() => (StartAt::Earliest, PartitionTime::discovered(bound_ms)),
             (None, None) => (initial_start(&node.spec), PartitionTime::new(bound_ms)),

@@ -125,7 +125,10 @@ impl Coordinator {
         result
     }
 
-    fn start_committers(&self, confirm: &Sender<Confirmed>) -> BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>> {
+    fn start_committers(
+        &self,
+        confirm: &Sender<Confirmed>,
+    ) -> BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>> {
         self.sinks
             .iter()
             .map(|(name, sink)| {
@@ -436,7 +439,8 @@ fn cover(
 ) {
     for (source, state) in after {
         for p in &state.partitions {
-            let known = ranges.iter_mut().find(|r| r.source == *source && r.topic == p.topic && r.partition == p.partition);
+            let known =
+                ranges.iter_mut().find(|r| r.source == *source && r.topic == p.topic && r.partition == p.partition);
             match known {
                 Some(range) => range.to = p.position,
                 None => {

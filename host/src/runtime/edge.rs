@@ -88,8 +88,8 @@ impl Output {
             Exchange::Key { columns } => {
                 let key_columns: Vec<_> =
                     columns.iter().filter_map(|&i| batch.rows.columns().get(i).cloned()).collect();
-                let keys = key::encode(&key_columns, batch.num_rows())
-                    .map_err(|e| RunError::Internal(e.to_string()))?;
+                let keys =
+                    key::encode(&key_columns, batch.num_rows()).map_err(|e| RunError::Internal(e.to_string()))?;
                 let keys = Arc::new(keys);
                 if count == 1 {
                     return Ok(self.send(0, batch, Rows::All, Some(keys)));
@@ -158,7 +158,10 @@ pub struct Inbox {
 /// What an inbox gives.
 pub enum Received {
     Rows(Packet),
-    Watermark { input: usize, watermark: Watermark },
+    Watermark {
+        input: usize,
+        watermark: Watermark,
+    },
     /// arrived on every input
     Barrier(Barrier),
     /// nothing came in time

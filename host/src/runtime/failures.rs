@@ -6,9 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use arrow_array::builder::{
-    BinaryBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
-};
+use arrow_array::builder::{BinaryBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow_array::{ArrayRef, RecordBatch};
 use millrace_core::batch::Batch;
 use millrace_core::limits::FIRST_OCCURRENCES_LOGGED;
@@ -64,7 +62,7 @@ pub fn dead_letters(node: &str, rows: &[FailedRow]) -> Result<Batch, RunError> {
         payloads.append_option(row.payload.as_deref());
         json.append_option(row.row.as_deref());
     }
-        let columns: Vec<ArrayRef> = vec![
+    let columns: Vec<ArrayRef> = vec![
         Arc::new(nodes.finish()),
         Arc::new(reasons.finish()),
         Arc::new(topics.finish()),

@@ -27,7 +27,15 @@ impl Graph {
         self.inputs.remove(&(node.to_owned(), task)).unwrap_or_default()
     }
 
-    fn edge(&mut self, from: &str, senders: usize, to: &str, receivers: usize, exchange: &Exchange, unite: Option<Unite>) {
+    fn edge(
+        &mut self,
+        from: &str,
+        senders: usize,
+        to: &str,
+        receivers: usize,
+        exchange: &Exchange,
+        unite: Option<Unite>,
+    ) {
         let (outputs, inputs) = connect(exchange, unite, senders, receivers);
         for (task, output) in outputs.into_iter().enumerate() {
             self.outputs.entry((from.to_owned(), task)).or_default().push(output);

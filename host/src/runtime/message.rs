@@ -62,11 +62,22 @@ pub struct OperatorPart {
 /// From a task to the coordinator.
 #[derive(Debug)]
 pub enum Event {
-    Acknowledged { task: TaskId, checkpoint: u64, part: Part },
+    Acknowledged {
+        task: TaskId,
+        checkpoint: u64,
+        part: Part,
+    },
     /// a bounded source task has read all that was there at the start
-    ReachedEnd { task: TaskId },
-    Ended { task: TaskId },
-    Failed { task: TaskId, error: RunError },
+    ReachedEnd {
+        task: TaskId,
+    },
+    Ended {
+        task: TaskId,
+    },
+    Failed {
+        task: TaskId,
+        error: RunError,
+    },
 }
 
 /// Why a run ends before its time, by whose fault it is.

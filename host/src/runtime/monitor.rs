@@ -50,7 +50,9 @@ impl Monitor {
             if let Err(error) = self.connector.check().and_then(|()| self.ask_ends()) {
                 match error {
                     SourceError::Transient(message) => warn!(source = %self.source, "{message}"),
-                    fatal => return self.fail(id, source_error(&TaskId { node: Arc::clone(&self.source), task: 0 }, fatal)),
+                    fatal => {
+                        return self.fail(id, source_error(&TaskId { node: Arc::clone(&self.source), task: 0 }, fatal));
+                    }
                 }
             }
             if self.discover && discovered.elapsed() >= Duration::from_millis(DISCOVERY_INTERVAL_MS) {

@@ -21,11 +21,11 @@ use crate::cli::open::Opened;
 use crate::clock::{Clock, SystemClock};
 use crate::decode::Decoder;
 use crate::decode::json::JsonDecoder;
+use crate::sink::SinkCommitter;
 use crate::sink::console::ConsoleSink;
 use crate::sink::file::FileSink;
 use crate::sink::iceberg::IcebergSink;
 use crate::sink::kafka::KafkaSink;
-use crate::sink::SinkCommitter;
 use crate::source::Connector;
 use crate::source::generator::GeneratorConnector;
 use crate::source::kafka::KafkaConnector;
@@ -75,11 +75,8 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
     for (digest, bytes) in &opened.plugin_bytes {
         runtime.block_on(store.put_plugin(digest, bytes.clone().into()))?;
     }
-    let started_ms = restored
-        .as_ref()
-        .map(|c| c.incarnation_started_ms)
-        .filter(|ms| *ms != 0)
-        .unwrap_or_else(|| clock.now_ms());
+    let started_ms =
+        restored.as_ref().map(|c| c.incarnation_started_ms).filter(|ms| *ms != 0).unwrap_or_else(|| clock.now_ms());
     let sources = pipeline
         .sources
         .iter()
@@ -134,9 +131,8 @@ fn empty_location(location: &Location) -> Result<(), RunError> {
             let stamp = SystemClock.now_ms();
             let mut aside = path.as_os_str().to_owned();
             aside.push(format!(".before-fresh-{stamp}"));
-            std::fs::rename(path, &aside).map_err(|e| {
-                RunError::External(format!("--fresh: cannot move {} aside: {e}", path.display()))
-            })?;
+            std::fs::rename(path, &aside)
+                .map_err(|e| RunError::External(format!("--fresh: cannot move {} aside: {e}", path.display())))?;
             warn!(moved_to = %std::path::Path::new(&aside).display(), "--fresh: the former checkpoints were moved aside");
             Ok(())
         }
@@ -184,13 +180,7 @@ fn open_aggregation(
         .get(&spec.plugin)
         .cloned()
         .ok_or_else(|| RunError::Internal(format!("plugin `{}` was not opened", spec.plugin)))?;
-    Ok(AggregationNode {
-        name: Arc::from(name),
-        spec: spec.clone(),
-        factory,
-        input,
-        output,
-    })
+    Ok(AggregationNode { name: Arc::from(name), spec: spec.clone(), factory, input, output })
 }
 
 type FoundClaim = Option<millrace_core::commit::Claim>;

@@ -89,8 +89,7 @@ impl Line {
         self.last_rows = rows;
         self.last_at = Instant::now();
         let now_ms = self.clock.now_ms();
-        let groups: i64 =
-            self.aggregations.iter().filter_map(|n| s.nodes.get(n)).map(|n| n.groups.load(Relaxed)).sum();
+        let groups: i64 = self.aggregations.iter().filter_map(|n| s.nodes.get(n)).map(|n| n.groups.load(Relaxed)).sum();
         let failed: u64 = s.nodes.values().map(|n| n.failed_total.load(Relaxed)).sum();
         let late: u64 = s.nodes.values().map(|n| n.late_total.load(Relaxed)).sum();
         let mut text = format!(

@@ -69,7 +69,10 @@ pub fn reconcile(
     if problems.is_empty() {
         Ok(notes)
     } else {
-        Err(RunError::Spec(format!("the last checkpoint does not fit this pipeline file:\n- {}", problems.join("\n- "))))
+        Err(RunError::Spec(format!(
+            "the last checkpoint does not fit this pipeline file:\n- {}",
+            problems.join("\n- ")
+        )))
     }
 }
 
@@ -95,10 +98,7 @@ fn compare_operator(
         ));
     }
     if then.window != now.window {
-        problems.push(format!(
-            "the window of `{name}` was {} and is now {}\n  {choices}",
-            then.window, now.window
-        ));
+        problems.push(format!("the window of `{name}` was {} and is now {}\n  {choices}", then.window, now.window));
     }
     let (Some(old), Some(new)) = (&then.plugin, &now.plugin) else { return };
     if old.sha256 == new.sha256 && old.config == new.config {
@@ -122,9 +122,8 @@ fn compare_operator(
         return;
     }
     if then.state != now.state {
-        let list = |s: &millrace_core::schema::Schema| {
-            s.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |s: &millrace_core::schema::Schema| s.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         problems.push(format!(
             "the state of `{name}` was ({}) and its plugin {} {} now keeps ({}): migration is not supported yet\n  {choices}",
             list(&then.state),
@@ -161,10 +160,7 @@ pub fn files_by_task(files: &[StateFile], tasks: usize) -> Vec<Vec<FileForTask>>
             files
                 .iter()
                 .filter(|f| end > first && f.first_key_group <= last && f.last_key_group >= first)
-                .map(|f| FileForTask {
-                    file: f.clone(),
-                    clean: f.first_key_group >= first && f.last_key_group <= last,
-                })
+                .map(|f| FileForTask { file: f.clone(), clean: f.first_key_group >= first && f.last_key_group <= last })
                 .collect()
         })
         .collect()

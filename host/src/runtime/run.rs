@@ -4,8 +4,8 @@
 //! one), then every table (so that nobody else commits), then state is read, and only then is a message fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ use tracing::{info, warn};
 
 use super::accumulator::{Accumulator, OpenInstance};
 use super::aggregate_task::{AggregateTask, InputColumn, RestoredWindow, ResultObserver, StateUploader};
-use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
 use super::assign::{assign, publish_positions};
+use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
 use super::edge::{Inbox, PartitionHash};
 use super::failures::Failures;
 use super::graph::{Graph, wire};

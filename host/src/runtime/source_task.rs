@@ -225,8 +225,7 @@ impl SourceTask {
                 }
             };
             let part = Part::Source { partitions: partitions.iter().map(Partition::state).collect() };
-            let acknowledged =
-                Event::Acknowledged { task: self.id.clone(), checkpoint: barrier.checkpoint, part };
+            let acknowledged = Event::Acknowledged { task: self.id.clone(), checkpoint: barrier.checkpoint, part };
             if self.events.send(acknowledged).is_err()
                 || (drain && self.broadcast(&Message::Watermark(END_OF_TIME)).is_err())
                 || self.broadcast(&Message::Barrier(barrier)).is_err()
@@ -239,11 +238,7 @@ impl SourceTask {
     }
 
     /// One batch from each partition that may be read and has messages, the slowest first.
-    fn read_round(
-        &mut self,
-        partitions: &mut [Partition],
-        sent: &mut Option<Watermark>,
-    ) -> Result<Step, RunError> {
+    fn read_round(&mut self, partitions: &mut [Partition], sent: &mut Option<Watermark>) -> Result<Step, RunError> {
         if self.paused.load(Relaxed) {
             return Ok(Step::Nothing);
         }
@@ -331,11 +326,8 @@ impl SourceTask {
                 max_ms = max_ms.max(Some(time));
             }
         }
-        let mut batch = DecodedRows {
-            rows: decoded.rows,
-            event_time_ms: decoded.event_time_ms,
-            offsets: decoded.offsets,
-        };
+        let mut batch =
+            DecodedRows { rows: decoded.rows, event_time_ms: decoded.event_time_ms, offsets: decoded.offsets };
         if !too_new.is_empty() {
             for &row in &too_new {
                 let (offset, time) = batch.at(row);

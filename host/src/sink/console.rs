@@ -140,7 +140,9 @@ impl SinkWriter for ConsoleSink {
 impl ConsoleSink {
     fn failed(&self, error: &io::Error) -> SinkError {
         SinkError::Fatal(match error.kind() {
-            io::ErrorKind::BrokenPipe => format!("sink `{}`: whoever read the standard output has closed it", self.node),
+            io::ErrorKind::BrokenPipe => {
+                format!("sink `{}`: whoever read the standard output has closed it", self.node)
+            }
             _ => format!("sink `{}`: writing to the standard output: {error}", self.node),
         })
     }
@@ -187,7 +189,8 @@ mod tests {
     fn rows(names: Vec<&str>, counts: Vec<Option<i64>>, changes: Option<Changes>) -> RowSet {
         let names: ArrayRef = Arc::new(StringArray::from(names));
         let counts: ArrayRef = Arc::new(Int64Array::from(counts));
-        let rows = RecordBatch::try_from_iter_with_nullable([("name", names, false), ("count", counts, true)]).expect("a batch");
+        let rows = RecordBatch::try_from_iter_with_nullable([("name", names, false), ("count", counts, true)])
+            .expect("a batch");
         let event_time_ms = vec![0; rows.num_rows()].into();
         RowSet::all(Batch { rows, event_time_ms, origin: None, changes })
     }

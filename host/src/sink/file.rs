@@ -152,11 +152,9 @@ impl SinkWriter for FileSink {
     fn prepare(&mut self, checkpoint: u64) -> Result<Prepared> {
         let Some(mut open) = self.open.take() else { return Ok(Prepared::default()) };
         let finished = match &mut open.content {
-            Content::Jsonl { file, good_bytes, buffer } => {
-                flush(file, good_bytes, buffer, &open.path)
-                    .and_then(|()| file.set_len(*good_bytes).map_err(|e| failed("cutting", &open.path, &e)))
-                    .and_then(|()| sync(file, &open.path))
-            }
+            Content::Jsonl { file, good_bytes, buffer } => flush(file, good_bytes, buffer, &open.path)
+                .and_then(|()| file.set_len(*good_bytes).map_err(|e| failed("cutting", &open.path, &e)))
+                .and_then(|()| sync(file, &open.path)),
             Content::Parquet { writer, .. } => match writer.finish() {
                 Ok(_) => sync(writer.inner(), &open.path),
                 Err(e) => Err(SinkError::Fatal(format!("sink `{}`: {}: {e}", self.node, open.path.display()))),

@@ -61,7 +61,11 @@ impl<'a> JsonRows<'a> {
             .zip(batch.columns())
             .map(|(field, array)| {
                 let column = Column::new(array.as_ref()).ok_or_else(|| {
-                    SinkError::Fatal(format!("column `{}` of type {} cannot be written as JSON", field.name(), field.data_type()))
+                    SinkError::Fatal(format!(
+                        "column `{}` of type {} cannot be written as JSON",
+                        field.name(),
+                        field.data_type()
+                    ))
                 })?;
                 let mut key = Vec::new();
                 write_string(&mut key, field.name());
@@ -158,7 +162,12 @@ impl<'a> Column<'a> {
                 }
                 into.push(b']');
             }
-            Self::Float(_) | Self::Double(_) | Self::Decimal(_) | Self::Date(_) | Self::Timestamp { .. } | Self::Binary(_) => {
+            Self::Float(_)
+            | Self::Double(_)
+            | Self::Decimal(_)
+            | Self::Date(_)
+            | Self::Timestamp { .. }
+            | Self::Binary(_) => {
                 into.push(b'"');
                 self.write_text(into, row);
                 into.push(b'"');
@@ -267,7 +276,10 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use arrow_array::builder::{Int64Builder, ListBuilder, StringBuilder};
-    use arrow_array::{ArrayRef, BooleanArray, Date32Array, Float32Array, Float64Array, Int32Array, Int64Array, TimestampMicrosecondArray};
+    use arrow_array::{
+        ArrayRef, BooleanArray, Date32Array, Float32Array, Float64Array, Int32Array, Int64Array,
+        TimestampMicrosecondArray,
+    };
     use arrow_schema::{Field, Schema};
     use millrace_core::schema::{DataType as Type, UTC};
     use proptest::prelude::*;

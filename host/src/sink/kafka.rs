@@ -12,11 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use millrace_core::batch::RowSet;
+use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::ClientContext;
 
 use super::json::{Column, JsonRows};
 use super::rows::{append_only, for_each_row};
@@ -426,7 +426,8 @@ mod tests {
         cluster
             .topic_error("dead", rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
             .expect("set");
-        let mut sink = KafkaSink::new(&spec(&cluster, &[("message.timeout.ms", "3000")]), "bad", 0).expect("a producer");
+        let mut sink =
+            KafkaSink::new(&spec(&cluster, &[("message.timeout.ms", "3000")]), "bad", 0).expect("a producer");
         sink.write(&rows()).expect("queues");
         let failed = sink.prepare(1);
         assert!(matches!(&failed, Err(SinkError::Fatal(m)) if m.contains("hint:")), "{failed:?}");

@@ -70,9 +70,12 @@ pub fn expand(arguments: Arguments, mut item: ItemImpl) -> Result<TokenStream> {
     let missing = |what: &str| Error::new(item.self_ty.span(), format!("`fn {what}` is missing"));
     let update: syn::Type = returns("update").ok_or_else(|| missing("update"))?;
     let evaluated: syn::Type = returns("evaluate").ok_or_else(|| missing("evaluate"))?;
-    let mut added: Vec<ImplItem> = vec![parse_quote!(type Update = #update;), parse_quote!(type Evaluated = #evaluated;)];
+    let mut added: Vec<ImplItem> =
+        vec![parse_quote!(type Update = #update;), parse_quote!(type Evaluated = #evaluated;)];
     if !has_type("Config") {
-        added.push(parse_quote!(type Config = ();));
+        added.push(parse_quote!(
+            type Config = ();
+        ));
     }
     if returns("new").is_none() {
         added.push(parse_quote! {

@@ -29,8 +29,7 @@ fn fields<'a>(item: &'a DeriveInput, attribute: &str, keys: &[&str]) -> Result<V
     let mut out: Vec<Field<'_>> = Vec::new();
     for field in &named.named {
         let Some(ident) = &field.ident else { continue };
-        let mut new =
-            Field { ident, ty: &field.ty, name: ident.unraw().to_string(), optional: false, default: None };
+        let mut new = Field { ident, ty: &field.ty, name: ident.unraw().to_string(), optional: false, default: None };
         for attr in field.attrs.iter().filter(|a| a.path().is_ident(attribute)) {
             attr.parse_nested_meta(|meta| {
                 let key = meta.path.get_ident().map(Ident::to_string).unwrap_or_default();

@@ -43,10 +43,7 @@ pub fn aggregation(arguments: TokenStream, item: TokenStream) -> TokenStream {
     aggregation::expand(arguments, item).unwrap_or_else(|e| e.to_compile_error()).into()
 }
 
-fn expand(
-    item: TokenStream,
-    f: fn(&syn::DeriveInput) -> syn::Result<proc_macro2::TokenStream>,
-) -> TokenStream {
+fn expand(item: TokenStream, f: fn(&syn::DeriveInput) -> syn::Result<proc_macro2::TokenStream>) -> TokenStream {
     let item = syn::parse_macro_input!(item as syn::DeriveInput);
     f(&item).unwrap_or_else(|e| e.to_compile_error()).into()
 }

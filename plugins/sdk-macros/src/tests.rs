@@ -44,7 +44,8 @@ fn names_are_unique_after_renaming() {
         (fields::output, "output"),
         (fields::config, "config"),
     ] {
-        let renamed = |name: &str| derive(each, &format!("struct Row {{ #[{key}(name = \"{name}\")] a: i64, b: i64 }}"));
+        let renamed =
+            |name: &str| derive(each, &format!("struct Row {{ #[{key}(name = \"{name}\")] a: i64, b: i64 }}"));
         assert_eq!(renamed("c"), "none");
         assert_eq!(renamed("b"), "there are two fields named `b`");
     }
@@ -82,7 +83,8 @@ fn an_optional_column_is_an_option() {
     assert_eq!(found, "a column that the input may lack needs an Option");
 }
 
-const AGGREGATION: &str = "impl Aggregation for A { fn update(&mut self, row: R) {} fn evaluate(&self, w: &Window) -> O { O } }";
+const AGGREGATION: &str =
+    "impl Aggregation for A { fn update(&mut self, row: R) {} fn evaluate(&self, w: &Window) -> O { O } }";
 
 #[test]
 fn the_arguments_of_an_aggregation() {

@@ -304,7 +304,10 @@ impl ExactSet<str> for StringSet {
         let range = input::range_at(offsets, row)
             .filter(|r| r.end < values.offsets.len())
             .ok_or_else(|| Error::Input("offsets of a list column do not fit its values".into()))?;
-        let part = crate::column::BytesRef { offsets: values.offsets.get(range.start..=range.end).unwrap_or_default(), data: values.data };
+        let part = crate::column::BytesRef {
+            offsets: values.offsets.get(range.start..=range.end).unwrap_or_default(),
+            data: values.data,
+        };
         let mut set = Self::empty();
         let strings = Strings::within(part)?;
         for i in 0..range.len() {

@@ -61,7 +61,7 @@ macro_rules! export_aggregation {
     ($plugin:ty) => {
         const _: () = {
             type Component = $crate::guest::Component<$plugin>;
-            $crate::guest::bindings::export_world!(Component with_types_in $crate::guest::bindings);
+    $crate::guest::bindings::export_world!(Component with_types_in $crate::guest::bindings);
         };
     };
 }
@@ -128,11 +128,7 @@ impl<P: Plugin> wit::Guest for Component<P> {
         })
     }
 
-    fn evaluate(
-        groups: Vec<u32>,
-        windows: Vec<wit::Window>,
-        is_final: bool,
-    ) -> Result<wit::OutputRows, types::Error> {
+    fn evaluate(groups: Vec<u32>, windows: Vec<wit::Window>, is_final: bool) -> Result<wit::OutputRows, types::Error> {
         let windows: Vec<Window> = windows
             .into_iter()
             .map(|w| Window { start: Timestamptz(w.start), end: Timestamptz(w.end), is_final })
@@ -149,10 +145,7 @@ impl<P: Plugin> wit::Guest for Component<P> {
         with(|a| Ok(a.size())).unwrap_or_default()
     }
 
-    fn migrate(
-        origin: wit::Origin,
-        state: Vec<types::Column>,
-    ) -> Result<Option<Vec<types::Column>>, types::Error> {
+    fn migrate(origin: wit::Origin, state: Vec<types::Column>) -> Result<Option<Vec<types::Column>>, types::Error> {
         let origin = crate::aggregation::Origin {
             name: origin.name,
             version: origin.version,

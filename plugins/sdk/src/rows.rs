@@ -45,11 +45,7 @@ impl<A: Aggregation> Rows<A> {
 
 impl<A: Aggregation> Accumulator for Rows<A> {
     fn info() -> Info {
-        Info {
-            name: A::NAME.into(),
-            version: A::VERSION.into(),
-            config_schema: A::Config::schema().to_string(),
-        }
+        Info { name: A::NAME.into(), version: A::VERSION.into(), config_schema: A::Config::schema().to_string() }
     }
 
     fn open(config: &str, offered: &[Field]) -> Result<Self, Error> {

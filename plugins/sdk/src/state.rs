@@ -111,9 +111,9 @@ impl<V: Value> StateField for V {
     }
     fn import(columns: &mut std::slice::Iter<'_, ColumnRef<'_>>, row: usize) -> Result<Self, Error> {
         let column = next(columns)?;
-        V::read(column, row)
-            .filter(|_| column.is_valid(row))
-            .ok_or_else(|| Error::Input(format!("row {row} of a state column ({}) is no {}", column.data.kind(), V::TYPE)))
+        V::read(column, row).filter(|_| column.is_valid(row)).ok_or_else(|| {
+            Error::Input(format!("row {row} of a state column ({}) is no {}", column.data.kind(), V::TYPE))
+        })
     }
     fn heap_bytes(&self) -> usize {
         Value::heap_bytes(self)
@@ -133,8 +133,9 @@ impl<V: Value> StateField for Option<V> {
     }
     fn import(columns: &mut std::slice::Iter<'_, ColumnRef<'_>>, row: usize) -> Result<Self, Error> {
         let column = next(columns)?;
-        let value = V::read(column, row)
-            .ok_or_else(|| Error::Input(format!("row {row} of a state column ({}) is no {}", column.data.kind(), V::TYPE)))?;
+        let value = V::read(column, row).ok_or_else(|| {
+            Error::Input(format!("row {row} of a state column ({}) is no {}", column.data.kind(), V::TYPE))
+        })?;
         Ok(column.is_valid(row).then_some(value))
     }
     fn heap_bytes(&self) -> usize {

@@ -347,10 +347,7 @@ fn configuration_errors_say_what_is_allowed() {
         other => panic!("{:?}", other.map(|_| ())),
     };
     assert_eq!(message(r#"{"distnct": "hll"}"#), "unknown option `distnct`; there are: distinct");
-    assert_eq!(
-        message(r#"{"distinct": "some"}"#),
-        "option `distinct`: \"exact\" or \"hll\" is wanted, found \"some\""
-    );
+    assert_eq!(message(r#"{"distinct": "some"}"#), "option `distinct`: \"exact\" or \"hll\" is wanted, found \"some\"");
     assert_eq!(message("[1]"), "the configuration is a table of options, not [1]");
     let schema = Acc::info().config_schema;
     assert!(schema.contains(r#""default":"exact""#) && schema.contains(r#""additionalProperties":false"#), "{schema}");
@@ -359,13 +356,18 @@ fn configuration_errors_say_what_is_allowed() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let error = |columns: &[ColumnRef<'_>]| open("").unwrap().update(columns, &[0, 0], 1).unwrap_err().to_string();
-    let users = |offsets, data| ColumnRef { data: DataRef::Utf8(millrace_plugin::column::BytesRef { offsets, data }), validity: None };
+    let users = |offsets, data| ColumnRef {
+        data: DataRef::Utf8(millrace_plugin::column::BytesRef { offsets, data }),
+        validity: None,
+    };
     let ints = |v| ColumnRef { data: DataRef::Int64(v), validity: None };
     let good = users(&[0, 1, 2], b"ab");
     assert_eq!(error(&[good]), "1 columns came, 3 were wanted");
     assert_eq!(error(&[good, ints(&[1]), ints(&[1, 2])]), "column `number` has 1 values for 2 rows");
     assert_eq!(error(&[ints(&[1, 2]), ints(&[1, 2]), ints(&[1, 2])]), "column `user` is long, not string");
-    for (offsets, data) in [(&[0u32, 1, 9], &b"ab"[..]), (&[0, 2, 1], b"ab"), (&[0, 1, 2], "é".as_bytes()), (&[0, 1, 2], &[0xFF, 0x41])] {
+    for (offsets, data) in
+        [(&[0u32, 1, 9], &b"ab"[..]), (&[0, 2, 1], b"ab"), (&[0, 1, 2], "é".as_bytes()), (&[0, 1, 2], &[0xFF, 0x41])]
+    {
         assert!(error(&[users(offsets, data), ints(&[1, 2]), ints(&[1, 2])]).starts_with("column `user` is damaged"));
     }
     let null = ColumnRef { data: DataRef::Int64(&[1, 2]), validity: Some(&[0b10]) };

@@ -116,11 +116,12 @@ pub fn choose(survey: &Survey, tables: &[(String, Claim)]) -> Choice {
                 break;
             }
             Condition::Whole(_) => {}
-            Condition::Damaged { why } | Condition::StateDamaged { why, .. } => passed_over.push((*number, why.clone())),
+            Condition::Damaged { why } | Condition::StateDamaged { why, .. } => {
+                passed_over.push((*number, why.clone()))
+            }
         }
     }
-    let newest_readable =
-        survey.records.iter().find_map(|s| s.condition.record().map(|record| (s.number, record)));
+    let newest_readable = survey.records.iter().find_map(|s| s.condition.record().map(|record| (s.number, record)));
     let complete = survey.oldest == Some(FIRST_NUMBER);
     let Some((readable_number, readable)) = newest_readable else {
         return Choice::Refuse(Refusal::NothingUsable { found: passed_over });
@@ -211,10 +212,7 @@ mod tests {
     #[test]
     fn claims_alone_start_over_only_if_the_log_is_complete() {
         assert_eq!(resumed(choose(&survey(1, vec![claim(2, 2), claim(1, 1)]), &[])), (3, 3, None, vec![]));
-        assert!(matches!(
-            choose(&survey(2, vec![claim(2, 2)]), &[]),
-            Choice::Refuse(Refusal::NothingUsable { .. })
-        ));
+        assert!(matches!(choose(&survey(2, vec![claim(2, 2)]), &[]), Choice::Refuse(Refusal::NothingUsable { .. })));
     }
 
     #[test]

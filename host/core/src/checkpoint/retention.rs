@@ -204,10 +204,7 @@ mod tests {
         assert_eq!(r.delete_records, [2]);
         assert!(r.delete_files.is_empty(), "4 may refer to them");
         let claims = [record(1, Entry::Claim), record(2, Entry::Claim)];
-        assert_eq!(
-            decide_retention(&claims, &none(), &none(), None, 1, &BTreeMap::new()),
-            Retention::default()
-        );
+        assert_eq!(decide_retention(&claims, &none(), &none(), None, 1, &BTreeMap::new()), Retention::default());
     }
 
     proptest! {

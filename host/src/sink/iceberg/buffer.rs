@@ -91,7 +91,9 @@ impl ByPartition {
     fn gather(&mut self) -> std::result::Result<(), arrow_schema::ArrowError> {
         let mut ids = Vec::new();
         let mut rows = 0;
-        while let Some((id, more)) = self.pieces.pop_front_if(|(_, more)| rows == 0 || rows + *more <= GATHERED_ROWS_MAX) {
+        while let Some((id, more)) =
+            self.pieces.pop_front_if(|(_, more)| rows == 0 || rows + *more <= GATHERED_ROWS_MAX)
+        {
             ids.push((id, rows, more));
             rows += more;
         }

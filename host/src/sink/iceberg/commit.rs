@@ -75,7 +75,8 @@ pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) 
                 sink.ident
             );
         }
-        let ours = Claim { incarnation: fence.incarnation.clone(), generation: fence.generation, checkpoint: committed };
+        let ours =
+            Claim { incarnation: fence.incarnation.clone(), generation: fence.generation, checkpoint: committed };
         let summary = summary(sink, fence, &[("millrace.event", "claim".to_owned())]);
         // judged again on the very table that the commit is bound to
         let expected = found.clone();
@@ -84,7 +85,9 @@ pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) 
         match transact(&judge, &table, sink, &ours, summary, Vec::new()).await {
             Ok(_) if pause.first_look() => {}
             Ok(_) => pause.after(not_seen(&what)).await?,
-            Err(_) if judge.stopped().is_some() => pause.after(SinkError::Transient(format!("{what}: somebody was faster"))).await?,
+            Err(_) if judge.stopped().is_some() => {
+                pause.after(SinkError::Transient(format!("{what}: somebody was faster"))).await?
+            }
             Err(error) => pause.after(classify(&what, &error)).await?,
         }
     }
@@ -119,7 +122,12 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
             CommitDecision::Go => {}
             CommitDecision::Fenced { found } => return Err(SinkError::Fatal(explain_fenced(sink, fence, &found))),
             CommitDecision::Unexpected { found, expected } => {
-                return Err(SinkError::Fatal(explain_unexpected(sink, found.as_ref(), expected, committable.checkpoint)));
+                return Err(SinkError::Fatal(explain_unexpected(
+                    sink,
+                    found.as_ref(),
+                    expected,
+                    committable.checkpoint,
+                )));
             }
         }
         if attempted {
@@ -135,9 +143,8 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
             checkpoint: committable.checkpoint,
         };
         let (fence_now, predecessor, checkpoint) = (fence.clone(), committable.predecessor, committable.checkpoint);
-        let judge = judge(sink, move |now| {
-            decide_commit(now, &fence_now, predecessor, checkpoint) == CommitDecision::Go
-        });
+        let judge =
+            judge(sink, move |now| decide_commit(now, &fence_now, predecessor, checkpoint) == CommitDecision::Go);
         failpoint::hit(failpoint::COMMIT_BEFORE);
         attempted = true;
         match transact(&judge, &table, sink, &ours, summary.clone(), files.clone()).await {
@@ -160,7 +167,8 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
 /// it, and lets nobody add to its commits.
 pub(super) fn retention_of_main(table: &TableMetadata) -> Option<String> {
     let table = serde_json::to_value(table).ok()?;
-    let rules = table.get("refs")?.get("main")?.as_object()?.iter().filter(|(key, _)| *key != "snapshot-id" && *key != "type");
+    let rules =
+        table.get("refs")?.get("main")?.as_object()?.iter().filter(|(key, _)| *key != "snapshot-id" && *key != "type");
     let rules: Vec<String> = rules.map(|(key, value)| format!("{key} = {value}")).collect();
     (!rules.is_empty()).then(|| rules.join(", "))
 }

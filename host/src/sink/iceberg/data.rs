@@ -69,8 +69,12 @@ impl DataFileWriter {
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
             let nans = match column.data_type() {
-                DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().filter(|v| v.is_nan()).count(),
-                DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().filter(|v| v.is_nan()).count(),
+                DataType::Float32 => {
+                    column.as_primitive::<Float32Type>().iter().flatten().filter(|v| v.is_nan()).count()
+                }
+                DataType::Float64 => {
+                    column.as_primitive::<Float64Type>().iter().flatten().filter(|v| v.is_nan()).count()
+                }
                 _ => continue,
             };
             let id = field.metadata().get(parquet::arrow::PARQUET_FIELD_ID_META_KEY).and_then(|id| id.parse().ok());
@@ -144,9 +148,9 @@ fn outside(error: iceberg::Error) -> ParquetError {
 fn failed(doing: &str, path: &str, error: ParquetError) -> SinkError {
     let what = format!("{doing} {path}");
     match error {
-        ParquetError::External(e) if e.is::<iceberg::Error>() => {
-            e.downcast::<iceberg::Error>().map_or_else(|e| SinkError::Fatal(format!("{what}: {e}")), |e| classify(&what, &e))
-        }
+        ParquetError::External(e) if e.is::<iceberg::Error>() => e
+            .downcast::<iceberg::Error>()
+            .map_or_else(|e| SinkError::Fatal(format!("{what}: {e}")), |e| classify(&what, &e)),
         other => SinkError::Fatal(format!("{what}: {other}")),
     }
 }

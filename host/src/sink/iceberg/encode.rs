@@ -68,10 +68,13 @@ fn compression(properties: &HashMap<String, String>) -> Result<Compression, Stri
     const LEVEL: &str = "write.parquet.compression-level";
     let level = match properties.get(LEVEL) {
         None => None,
-        Some(text) => Some(text.parse::<i32>().map_err(|_| format!("property `{LEVEL}` is `{text}`: expected a number"))?),
+        Some(text) => {
+            Some(text.parse::<i32>().map_err(|_| format!("property `{LEVEL}` is `{text}`: expected a number"))?)
+        }
     };
     let bad_level = |e: parquet::errors::ParquetError| format!("property `{LEVEL}`: {e}");
-    let unsigned = |default: u32| u32::try_from(level.unwrap_or(i32::try_from(default).unwrap_or(1))).unwrap_or(u32::MAX);
+    let unsigned =
+        |default: u32| u32::try_from(level.unwrap_or(i32::try_from(default).unwrap_or(1))).unwrap_or(u32::MAX);
     match properties.get(CODEC).map(|c| c.to_ascii_lowercase()).as_deref() {
         None | Some("zstd") => {
             Ok(Compression::ZSTD(ZstdLevel::try_new(level.unwrap_or(ZSTD_LEVEL_DEFAULT)).map_err(bad_level)?))
@@ -81,8 +84,8 @@ fn compression(properties: &HashMap<String, String>) -> Result<Compression, Stri
         Some("gzip") => Ok(Compression::GZIP(GzipLevel::try_new(unsigned(6)).map_err(bad_level)?)),
         Some("brotli") => Ok(Compression::BROTLI(BrotliLevel::try_new(unsigned(1)).map_err(bad_level)?)),
         Some("uncompressed" | "none") => Ok(Compression::UNCOMPRESSED),
-        Some(other) => Err(format!(
-            "property `{CODEC}` is `{other}`: expected zstd, snappy, lz4, gzip, brotli or uncompressed"
-        )),
+        Some(other) => {
+            Err(format!("property `{CODEC}` is `{other}`: expected zstd, snappy, lz4, gzip, brotli or uncompressed"))
+        }
     }
 }

@@ -57,7 +57,8 @@ pub async fn join(layout: &Arc<Layout>, runtime: &Handle, checkpoint: u64, files
     let mut result = Vec::new();
     for files in by_partition.into_values() {
         let small_below = SMALL_FILE_BYTES_MAX.min(layout.options.target_file_bytes as u64 / 2);
-        let (small, kept): (Vec<_>, Vec<_>) = files.into_iter().partition(|(f, _)| f.file_size_in_bytes() < small_below);
+        let (small, kept): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(f, _)| f.file_size_in_bytes() < small_below);
         result.extend(kept.into_iter().map(|(_, json)| json));
         if small.len() < 2 {
             result.extend(small.into_iter().map(|(_, json)| json));

@@ -118,7 +118,9 @@ fn shortened_above(max: Datum) -> Option<Datum> {
             }
             None
         }
-        PrimitiveLiteral::Binary(bytes) if *max.data_type() == PrimitiveType::Binary && bytes.len() > BOUND_LENGTH_MAX => {
+        PrimitiveLiteral::Binary(bytes)
+            if *max.data_type() == PrimitiveType::Binary && bytes.len() > BOUND_LENGTH_MAX =>
+        {
             let mut short: Vec<u8> = bytes.iter().copied().take(BOUND_LENGTH_MAX).collect();
             while let Some(last) = short.pop() {
                 if let Some(next) = last.checked_add(1) {

@@ -196,7 +196,8 @@ fn layout(table: &Table, name: &str, input: &Schema) -> Result<Layout> {
         table: name.to_owned(),
         spec: metadata.default_partition_spec().clone(),
         partition_type: metadata.default_partition_type().clone(),
-        deferred: deferred(&locations, metadata.location()).map_err(|e| SinkError::Fatal(format!("table {name}: {e}")))?,
+        deferred: deferred(&locations, metadata.location())
+            .map_err(|e| SinkError::Fatal(format!("table {name}: {e}")))?,
         locations,
         arrow,
         inputs,
@@ -231,7 +232,9 @@ fn primitive(field: &Field) -> Result<PrimitiveType> {
         DataType::String => PrimitiveType::String,
         DataType::Binary => PrimitiveType::Binary,
         DataType::ListLong | DataType::ListDouble | DataType::ListString => {
-            return Err(SinkError::Fatal(format!("column {field} cannot be written to an Iceberg table: no lists yet")));
+            return Err(SinkError::Fatal(format!(
+                "column {field} cannot be written to an Iceberg table: no lists yet"
+            )));
         }
     })
 }
@@ -246,7 +249,10 @@ fn creation(spec: &IcebergSinkSpec, input: &Schema) -> Result<TableCreation> {
     let mut partition = UnboundPartitionSpec::builder().with_spec_id(0);
     for field in &spec.partition_by {
         let source = schema.field_by_name(&field.column).ok_or_else(|| {
-            SinkError::Fatal(format!("sink table {}: partition_by names `{}`, which is no column", spec.table, field.column))
+            SinkError::Fatal(format!(
+                "sink table {}: partition_by names `{}`, which is no column",
+                spec.table, field.column
+            ))
         })?;
         partition = partition
             .add_partition_field(source.id, partition_name(field), transform(field.transform))
@@ -311,7 +317,10 @@ fn check(table: &Table, name: &str, spec: &IcebergSinkSpec, input: &Schema) -> R
             _ => false,
         };
         if !fits {
-            wrong.push(format!("column `{}` is {} in the table and {} in the input", field.name, there.field_type, field.data_type));
+            wrong.push(format!(
+                "column `{}` is {} in the table and {} in the input",
+                field.name, there.field_type, field.data_type
+            ));
         }
         if there.required && field.nullable {
             wrong.push(format!("column `{}` is required in the table and may be null in the input", field.name));
@@ -332,7 +341,11 @@ fn check(table: &Table, name: &str, spec: &IcebergSinkSpec, input: &Schema) -> R
     let wanted: Vec<String> =
         spec.partition_by.iter().map(|f| format!("{}({})", transform(f.transform), f.column)).collect();
     if found != wanted {
-        wrong.push(format!("the table is partitioned by [{}], the sink says [{}]", found.join(", "), wanted.join(", ")));
+        wrong.push(format!(
+            "the table is partitioned by [{}], the sink says [{}]",
+            found.join(", "),
+            wanted.join(", ")
+        ));
     }
     if wrong.is_empty() {
         return Ok(added);

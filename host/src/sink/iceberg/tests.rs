@@ -38,7 +38,13 @@ impl World {
         Self { dir, runtime, catalog }
     }
 
-    fn sink_of(&self, catalog: Arc<dyn Catalog>, name: &str, spec: IcebergSinkSpec, schema: &Schema) -> Arc<IcebergSink> {
+    fn sink_of(
+        &self,
+        catalog: Arc<dyn Catalog>,
+        name: &str,
+        spec: IcebergSinkSpec,
+        schema: &Schema,
+    ) -> Arc<IcebergSink> {
         let handle = self.runtime.handle().clone();
         self.runtime.block_on(IcebergSink::open("p", name, &spec, catalog, schema, handle)).unwrap()
     }
@@ -211,9 +217,9 @@ fn two_committers_of_one_checkpoint_land_it_once() {
         let from = i64::try_from(checkpoint).unwrap() * 10;
         let c = prepared(&a, checkpoint, checkpoint - 1, from..from + 10);
         let f = fence("a", 1);
-        let (x, y) = world.runtime.block_on(async {
-            futures::join!(SinkCommitter::commit(&*a, &f, &c), SinkCommitter::commit(&*b, &f, &c))
-        });
+        let (x, y) = world
+            .runtime
+            .block_on(async { futures::join!(SinkCommitter::commit(&*a, &f, &c), SinkCommitter::commit(&*b, &f, &c)) });
         x.unwrap();
         y.unwrap();
     }
@@ -335,7 +341,11 @@ struct Swallows {
 impl Catalog for Swallows {
     async fn update_table(&self, commit: TableCommit) -> iceberg::Result<Table> {
         let take = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if take.is_ok() { self.inner.load_table(commit.identifier()).await } else { self.inner.update_table(commit).await }
+        if take.is_ok() {
+            self.inner.load_table(commit.identifier()).await
+        } else {
+            self.inner.update_table(commit).await
+        }
     }
     async fn load_table(&self, t: &TableIdent) -> iceberg::Result<Table> {
         self.inner.load_table(t).await

@@ -159,7 +159,13 @@ impl Files {
         Self { task, layout, open: None, closed: Vec::new() }
     }
 
-    pub async fn write(&mut self, belongs: Belongs, partitions: &Partitions, id: u32, rows: &RecordBatch) -> Result<()> {
+    pub async fn write(
+        &mut self,
+        belongs: Belongs,
+        partitions: &Partitions,
+        id: u32,
+        rows: &RecordBatch,
+    ) -> Result<()> {
         let target = self.layout.options.target_file_bytes;
         if self.open.as_ref().is_some_and(|(open, file)| *open != id || file.bytes() >= target) {
             self.close().await?;

@@ -56,7 +56,13 @@ fn read_all(reader: &mut dyn PartitionReader, max: usize) -> Vec<(i64, String, O
 #[test]
 fn events_are_frozen() {
     let events = AdEvents::new(&spec(), START_MS).unwrap();
-    assert_eq!([text(&events, 0, 0), text(&events, 3, 1_000_000)], [r#"{"event_id":"1cdb8b66-ccba-45b4-a7b6-8aff55db6cd3","user_id":"user-0000000027","campaign_id":"campaign-000006","event_type":"impression","timestamp":1762999997087,"platform":"ctv"}"#, r#"{"event_id":"7f449325-0369-4990-a231-07889108ebc4","user_id":"user-0000000022","campaign_id":"campaign-000034","event_type":"impression","timestamp":1763003999213,"platform":"android"}"#,]);
+    assert_eq!(
+        [text(&events, 0, 0), text(&events, 3, 1_000_000)],
+        [
+            r#"{"event_id":"1cdb8b66-ccba-45b4-a7b6-8aff55db6cd3","user_id":"user-0000000027","campaign_id":"campaign-000006","event_type":"impression","timestamp":1762999997087,"platform":"ctv"}"#,
+            r#"{"event_id":"7f449325-0369-4990-a231-07889108ebc4","user_id":"user-0000000022","campaign_id":"campaign-000034","event_type":"impression","timestamp":1763003999213,"platform":"android"}"#,
+        ]
+    );
 }
 
 #[test]

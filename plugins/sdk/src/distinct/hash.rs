@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn words_round_trip_and_are_prefix_free() {
-        for text in ["", "a", "1234567", "12345678", "123456789", "user-0000012345", "ÿÿÿÿ", "日本語のユーザー", "a\0", "\0"] {
+        for text in
+            ["", "a", "1234567", "12345678", "123456789", "user-0000012345", "ÿÿÿÿ", "日本語のユーザー", "a\0", "\0"]
+        {
             let mut w = Vec::new();
             push_words(text, &mut w);
             assert_eq!(count_words(&w), w.len(), "{text:?}");

@@ -40,7 +40,9 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["--stage", "native", pipeline] => return native::run(Path::new(pipeline)),
-        ["--stage", stage, brokers, topic, pipeline] => return consume::run(stage, brokers, topic, Path::new(pipeline)),
+        ["--stage", stage, brokers, topic, pipeline] => {
+            return consume::run(stage, brokers, topic, Path::new(pipeline));
+        }
         _ => {}
     }
     let (mut events, mut brokers) = (EVENTS_DEFAULT, None);

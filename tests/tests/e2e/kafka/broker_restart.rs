@@ -29,3 +29,21 @@ fn a_killed_broker_costs_nothing_but_time() -> Result<()> {
     Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
     bench.tables_match()
 }
+
+#[test]
+fn a_run_whose_broker_never_comes_back_can_be_stopped() -> Result<()> {
+    let data = Scratch::new("dead-broker")?;
+    let mut broker = Broker::start(&data.path().join("kafka"))?;
+    let mut bench = Bench::on("broker-dead", &broker.brokers(), Shape::default())?;
+    bench.produce(20_000)?;
+    let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
+    millrace.while_running("the first commit", MINUTE, || Ok(bench.commits() > 0))?;
+    broker.kill();
+    millrace.wait_for_words(&format!("is Kafka reachable at {}", broker.brokers()), MINUTE)?;
+    millrace.terminate(MINUTE)?.ok()?;
+
+    broker.restart()?;
+    bench.produce(20_000)?;
+    Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
+    bench.tables_match()
+}

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use arrow_array::{
-    BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, StringArray,
-};
+use arrow_array::{BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, StringArray};
 use iceberg::expr::Reference;
 use iceberg::spec::Datum;
 
@@ -241,7 +239,10 @@ fn counts_and_bounds_are_those_of_the_rows() {
     let nans = |name| file.nan_value_counts().get(&id(name)).copied();
     assert_eq!((nans("double"), nans("float"), nans("unknown"), nans("int")), (Some(1), Some(0), Some(10), None));
     assert_eq!(file.split_offsets().unwrap().len(), 3);
-    assert_eq!(file.file_size_in_bytes(), std::fs::metadata(file.file_path().strip_prefix("file://").unwrap()).unwrap().len());
+    assert_eq!(
+        file.file_size_in_bytes(),
+        std::fs::metadata(file.file_path().strip_prefix("file://").unwrap()).unwrap().len()
+    );
 
     world.commit(&sink, 1, &committable(1, files)).unwrap();
     let planned = |text: &str| {
