@@ -1,5 +1,6 @@
 //! Every rule of the pipeline file has a `.toml` in `tests/spec` and beside it the `.err` (or the `.ok`: the graph) that
 //! `check` prints. `UPDATE_GOLDENS=1 cargo test -p millrace --test spec` writes them anew: read the diff.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

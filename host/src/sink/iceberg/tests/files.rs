@@ -163,7 +163,7 @@ fn counts_and_bounds_are_those_of_the_rows() {
         ("nothing", DataType::String),
         ("unknown", DataType::Double),
     ];
-    let wide = Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect());
+    let wide = Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, *kind, true)).collect());
     let row_groups = BTreeMap::from([("write.parquet.row-group-limit".to_owned(), "10".to_owned())]);
     let sink = world.sink_of(world.catalog.clone(), "s", IcebergSinkSpec { properties: row_groups, ..spec() }, &wide);
     world.claim(&sink, 1, &SinkState::default()).unwrap();
