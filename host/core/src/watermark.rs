@@ -168,6 +168,8 @@ mod tests {
         let found_later = PartitionTime::discovered(0);
         assert_eq!(combine([known.state(), silent.state()]).time_ms, None);
         assert_eq!(combine([known.state(), found_later.state()]), at(99));
+        let restored = PartitionTime::restored(0, found_later.watermark_ms(), found_later.state().idle);
+        assert_eq!(combine([known.state(), restored.state()]), at(99));
     }
 
     #[test]

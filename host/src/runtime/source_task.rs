@@ -462,7 +462,8 @@ impl Partition {
             partition: self.info.id.partition,
             position: self.until.map_or(self.reader.position(), |end| self.reader.position().min(end)),
             watermark_ms: self.time.watermark_ms(),
-            idle: self.time.is_idle(),
+            // one that still waits for its first event holds nobody back after a restart either
+            idle: self.time.state().idle,
         }
     }
 }
