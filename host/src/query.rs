@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider};
-use datafusion::common::TableReference;
+use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::context::{SQLOptions, SessionConfig, SessionContext};
 use iceberg::table::Table;
 use iceberg::{Catalog, NamespaceIdent, TableIdent};
@@ -68,14 +68,19 @@ pub async fn query(catalogs: &BTreeMap<String, CatalogSpec>, sql: &str, at: At) 
         context.register_catalog(name, provider);
     }
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let frame = context.sql_with_options(sql, read_only).await?;
+    let frame = context.sql_with_options(sql, read_only).await.map_err(|e| said_once(&e))?;
     let schema = Arc::clone(frame.schema().inner());
-    let mut batches = frame.collect().await?;
+    let mut batches = frame.collect().await.map_err(|e| said_once(&e))?;
     if batches.is_empty() {
         // the columns are an answer, too
         batches.push(RecordBatch::new_empty(schema));
     }
     Ok(batches)
+}
+
+/// Every layer of DataFusion's errors repeats the words of the one below.
+fn said_once(error: &DataFusionError) -> anyhow::Error {
+    anyhow!("{}", error.find_root())
 }
 
 fn resolve(catalogs: &BTreeMap<String, CatalogSpec>, reference: &TableReference) -> Result<(String, String, String)> {

@@ -87,5 +87,10 @@ fn a_query_reads_what_was_written() -> Result<()> {
         .wait(MINUTE)?
         .ok()?;
     ensure!(ended.output.lines().any(|line| line.trim() == COUNT.to_string()), "the query said:\n{}", ended.output);
+    let sql = "SELECT colour FROM lake.ads.campaign_events";
+    let ended = Millrace::start(&["query", sql, "-f", file.to_str().unwrap_or_default()], &[])?
+        .wait(MINUTE)?
+        .failed(&["No field named colour", "lake.ads.campaign_events.platform"])?;
+    ensure!(ended.output.matches("colour").count() == 1, "the error is not said once:\n{}", ended.output);
     Ok(())
 }
