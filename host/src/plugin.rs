@@ -16,7 +16,6 @@ mod store;
 pub mod wasm;
 
 pub use artifact::{Artifact, Kind};
-pub use bindings::WIT_VERSION;
 pub use engine::PluginEngine;
 pub use limits::PluginLimits;
 pub use wasm::{Inspection, WasmFactory, inspect};
@@ -151,6 +150,47 @@ pub trait Aggregator: Send {
     fn memory_bytes(&self) -> u64 {
         0
     }
+}
+
+/// What a transform takes and gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransformSignature {
+    /// the host sends these columns only, in this order
+    pub input: Vec<Wanted>,
+    pub output: Schema,
+}
+
+/// Output row `i` came from input row `origins[i]`; origins never decrease.
+#[derive(Clone, Debug)]
+pub struct Transformed {
+    pub columns: Vec<ArrayRef>,
+    pub origins: Vec<u32>,
+    pub rejected: Vec<Rejected>,
+}
+
+/// Batch in, batch out, no state. After an error nothing can be assumed of it: it is discarded.
+pub trait Transformer: Send {
+    fn signature(&self) -> &TransformSignature;
+
+    /// `columns` are those of the signature, in its order, of exactly the types of
+    /// [`millrace_core::schema::DataType::to_arrow`]; `None` where an optional one is missing. All have `rows` rows.
+    fn process(&mut self, columns: &[Option<ArrayRef>], rows: u32) -> Result<Transformed>;
+
+    /// see [`Aggregator::take_counters`]
+    fn take_counters(&mut self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+}
+
+/// Makes instances of one transform plugin: a compiled component, or native code.
+pub trait TransformerFactory: Send + Sync {
+    fn info(&self) -> &Info;
+
+    /// see [`AggregatorFactory::digest`]
+    fn digest(&self) -> &str;
+
+    /// `config` is JSON; `offered` are the columns that the input has.
+    fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Transformer>>;
 }
 
 /// Where a state comes from, for [`Aggregator::migrate`].

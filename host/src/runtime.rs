@@ -21,6 +21,7 @@
 //! | [`source_task`] | partitions in order of event time → batches, watermarks, barriers |
 //! | [`aggregate_task`] | groups, plugin calls, results, state export |
 //! | [`accumulator`] | the plugin's instance, and how it is brought back when it fails |
+//! | `bisect` | the rows of a batch that a plugin cannot survive |
 //! | [`sink_task`] | rows to a writer, prepared files to the coordinator |
 //! | [`monitor`] | asks the brokers: new partitions, end offsets |
 //! | [`coordinator`] | checkpoints and commits |
@@ -35,6 +36,7 @@
 pub mod accumulator;
 pub mod aggregate_task;
 mod assign;
+mod bisect;
 pub mod coordinator;
 pub mod edge;
 pub mod failures;

@@ -11,7 +11,7 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 use wasmparser::{Encoding, Parser, Payload};
 
-use super::bindings::WIT_VERSION;
+use super::bindings::{AGGREGATION_VERSION, JOIN_VERSION, TRANSFORM_VERSION, TYPES_VERSION};
 use super::limits::ARTIFACT_BYTES_MAX;
 use super::{PluginError, Result};
 
@@ -31,6 +31,15 @@ impl Kind {
             Self::Aggregation => "aggregation",
             Self::Transform => "transform",
             Self::Join => "join",
+        }
+    }
+
+    /// of the interface that this host serves
+    pub fn wit_version(self) -> &'static str {
+        match self {
+            Self::Aggregation => AGGREGATION_VERSION,
+            Self::Transform => TRANSFORM_VERSION,
+            Self::Join => JOIN_VERSION,
         }
     }
 
@@ -251,8 +260,8 @@ fn refuse_imports(imports: &[String]) -> std::result::Result<(), String> {
                     "imports `{import}`, which no Millrace host has; this one has `millrace:types/host`"
                 ));
             }
-            if version != WIT_VERSION {
-                return Err(wrong_version(import, version));
+            if version != TYPES_VERSION {
+                return Err(wrong_version(import, version, TYPES_VERSION));
             }
         } else if !is_wasi_0_2(import) {
             return Err(format!(
@@ -267,16 +276,16 @@ pub(super) fn is_wasi_0_2(import: &str) -> bool {
     import.starts_with("wasi:") && import.rsplit_once('@').is_some_and(|(_, v)| v == "0.2" || v.starts_with("0.2."))
 }
 
-fn wrong_version(name: &str, version: &str) -> String {
+fn wrong_version(name: &str, version: &str, served: &str) -> String {
     let found = if version.is_empty() { "without a version".to_owned() } else { format!("at {version}") };
     format!(
-        "was built against `{name}` ({found}), this host serves {WIT_VERSION}; rebuild the plugin with the SDK of this \
+        "was built against `{name}` ({found}), this host serves {served}; rebuild the plugin with the SDK of this \
          Millrace, or run it with the Millrace that it was built for"
     )
 }
 
 fn find_kind(exports: &[String]) -> std::result::Result<Kind, String> {
-    let mut found = Kind::ALL.into_iter().filter(|k| exports.contains(&k.export(WIT_VERSION)));
+    let mut found = Kind::ALL.into_iter().filter(|k| exports.contains(&k.export(k.wit_version())));
     match (found.next(), found.next()) {
         (Some(kind), None) => return Ok(kind),
         (Some(a), Some(b)) => {
@@ -288,10 +297,10 @@ fn find_kind(exports: &[String]) -> std::result::Result<Kind, String> {
         for kind in Kind::ALL {
             let versioned = kind.export("");
             if let Some(version) = export.strip_prefix(&versioned) {
-                return Err(wrong_version(export, version));
+                return Err(wrong_version(export, version, kind.wit_version()));
             }
             if export == versioned.trim_end_matches('@') {
-                return Err(wrong_version(export, ""));
+                return Err(wrong_version(export, "", kind.wit_version()));
             }
         }
     }
@@ -303,7 +312,7 @@ fn find_kind(exports: &[String]) -> std::result::Result<Kind, String> {
     };
     Err(format!(
         "{has}; a plugin exports `{}` (or `millrace:transform`, `millrace:join`): is this the right file?",
-        Kind::Aggregation.export(WIT_VERSION)
+        Kind::Aggregation.export(AGGREGATION_VERSION)
     ))
 }
 

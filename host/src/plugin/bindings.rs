@@ -5,8 +5,12 @@ use millrace_core::schema::{DataType, Field, Schema};
 
 use super::limits::SIGNATURE_COLUMNS_MAX;
 
-/// The release of the interface that this host serves; plugins must be built against it.
-pub const WIT_VERSION: &str = "0.1.0-dev.1";
+/// The releases of the interface that this host serves; plugins must be built against them.
+pub const TYPES_VERSION: &str = "0.1.0";
+pub const AGGREGATION_VERSION: &str = "0.1.0";
+pub const TRANSFORM_VERSION: &str = "0.1.0";
+/// a draft: no operator of the host uses it yet
+pub const JOIN_VERSION: &str = "0.1.0-dev.2";
 
 #[allow(
     clippy::unwrap_used,

@@ -149,7 +149,7 @@ pub fn inspect(engine: &Arc<PluginEngine>, artifact: &Artifact) -> Result<Inspec
         imports: artifact.imports().to_vec(),
         inert: artifact.imports().iter().filter(|i| is_wasi_0_2(i)).cloned().collect(),
         exports: artifact.exports().to_vec(),
-        wit_version: bindings::WIT_VERSION,
+        wit_version: artifact.kind().wit_version(),
     })
 }
 

@@ -18,10 +18,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use arrow_array::{Array as _, ArrayRef, UInt32Array, new_empty_array};
-use millrace_core::limits::{BISECTION_FAILURES_MAX, REBUILD_BYTES_MIN, STATE_CHUNK_BYTES};
+use arrow_array::{Array as _, ArrayRef, new_empty_array};
+use millrace_core::limits::{REBUILD_BYTES_MIN, STATE_CHUNK_BYTES};
 use tracing::{info, warn};
 
+use super::bisect::{guilty_rows, pick, plugin_at_fault, take, take_input};
 use super::message::RunError;
 use super::stats::NodeStats;
 use crate::plugin::{Aggregator, OutputRows, PluginError, Rejected, Signature, StateChunk, WindowUs};
@@ -293,34 +294,18 @@ impl Accumulator {
             }
             Ok(plugin)
         };
-        let mut plugin = scratch()?;
-        let mut guilty = Vec::new();
-        let mut failures = 0;
-        let all: Vec<u32> = (0_u32..).take(slots.len()).collect();
-        let mut waiting: Vec<&[u32]> = vec![&all];
-        while let Some(rows) = waiting.pop() {
-            let Err(error) = plugin.update(&take_input(columns, rows)?, &pick(slots, rows), self.total_slots) else {
-                continue;
+        let mut plugin = None;
+        guilty_rows(slots.len(), |rows| {
+            let instance = match &mut plugin {
+                Some(instance) => instance,
+                None => plugin.insert(scratch()?),
             };
-            failures += 1;
-            if failures > BISECTION_FAILURES_MAX {
-                return Err(RunError::Plugin(format!(
-                    "{error}; {failures} parts of one batch of {} rows made it fail, so the search for the rows was given \
-                     up\nhint: see the first failures in the log; a plugin that refuses a row instead (`Reject`) costs less",
-                    slots.len()
-                )));
+            let result = instance.update(&take_input(columns, rows)?, &pick(slots, rows), self.total_slots);
+            if result.is_err() {
+                plugin = None;
             }
-            plugin = scratch()?;
-            match rows {
-                [row] if error.may_be_a_row() => guilty.push(Rejected { row: *row, reason: error.to_string() }),
-                [_] => return Err(plugin_at_fault(&error)),
-                rows => {
-                    let (left, right) = rows.split_at(rows.len() / 2);
-                    waiting.extend([right, left]);
-                }
-            }
-        }
-        Ok(guilty)
+            Ok(result.map(|_| ()))
+        })
     }
 
     fn keep(&mut self, columns: Vec<Option<ArrayRef>>, slots: Vec<u32>) {
@@ -371,28 +356,4 @@ fn all_state(node: &str, plugin: &mut dyn Aggregator, slots: &[u32]) -> Result<V
             }
         }
     }
-}
-
-fn plugin_at_fault(error: &PluginError) -> RunError {
-    let remedy = if error.may_be_a_row() {
-        "with a corrected plugin or the former one"
-    } else {
-        "with a larger `memory_limit` in `[state]` (or `memory` of the plugin), or with shorter windows"
-    };
-    RunError::Plugin(format!(
-        "{error}; a new instance failed in the same way, and no row can be blamed for it\nhint: nothing is lost: the next \
-         start goes on from the last checkpoint, {remedy}"
-    ))
-}
-
-fn take(column: &ArrayRef, rows: &[u32]) -> Result<ArrayRef, arrow_schema::ArrowError> {
-    arrow_select::take::take(column, &UInt32Array::from(rows.to_vec()), None)
-}
-
-fn take_input(columns: &[Option<ArrayRef>], rows: &[u32]) -> Result<Vec<Option<ArrayRef>>, RunError> {
-    Ok(columns.iter().map(|c| c.as_ref().map(|c| take(c, rows)).transpose()).collect::<Result<_, _>>()?)
-}
-
-fn pick(slots: &[u32], rows: &[u32]) -> Vec<u32> {
-    rows.iter().filter_map(|row| slots.get(*row as usize).copied()).collect()
 }

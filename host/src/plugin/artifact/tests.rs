@@ -42,7 +42,7 @@ fn refused(bytes: Vec<u8>) -> String {
     }
 }
 
-const GOOD: &str = "millrace:aggregation/aggregation@0.1.0-dev.1";
+const GOOD: &str = "millrace:aggregation/aggregation@0.1.0";
 
 #[test]
 fn a_core_module_is_wrapped_and_a_component_taken_as_it_is() {
@@ -96,32 +96,32 @@ fn every_truncation_is_refused() {
 #[test]
 fn imports_are_refused_by_name() {
     let with = |import: &str| Artifact::from_bytes("p", component(&[import], &[GOOD]), None);
-    with("millrace:types/host@0.1.0-dev.1").unwrap();
+    with("millrace:types/host@0.1.0").unwrap();
     with("wasi:cli/environment@0.2.3").unwrap();
     for import in ["wasi:cli/environment@0.3.0", "wasi:io/streams@0.20.0", "wasi:nn/graph", "acme:db/sql@1.0.0"] {
         let message = with(import).unwrap_err().to_string();
         assert!(message.contains(&format!("imports `{import}`")) && message.contains("refused"), "{message}");
     }
-    let message = with("millrace:types/network@0.1.0-dev.1").unwrap_err().to_string();
-    assert!(message.contains("`millrace:types/network@0.1.0-dev.1`, which no Millrace host has"), "{message}");
+    let message = with("millrace:types/network@0.1.0").unwrap_err().to_string();
+    assert!(message.contains("`millrace:types/network@0.1.0`, which no Millrace host has"), "{message}");
     let message = with("millrace:types/host@0.9.0").unwrap_err().to_string();
-    assert!(message.contains("at 0.9.0") && message.contains("serves 0.1.0-dev.1"), "{message}");
+    assert!(message.contains("at 0.9.0") && message.contains("serves 0.1.0"), "{message}");
 }
 
 #[test]
 fn exports_tell_kind_and_version() {
     let with = |exports: &[&str]| Artifact::from_bytes("p", component(&[], exports), None);
     assert_eq!(with(&[GOOD]).unwrap().kind(), Kind::Aggregation);
-    assert_eq!(with(&["millrace:join/join@0.1.0-dev.1"]).unwrap().kind(), Kind::Join);
+    assert_eq!(with(&["millrace:join/join@0.1.0-dev.2"]).unwrap().kind(), Kind::Join);
     let says = |exports: &[&str], expected: &str| {
         let message = with(exports).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
     };
-    says(&[], "exports nothing; a plugin exports `millrace:aggregation/aggregation@0.1.0-dev.1`");
+    says(&[], "exports nothing; a plugin exports `millrace:aggregation/aggregation@0.1.0`");
     says(&["wasi:http/handler@0.2.0"], "exports `wasi:http/handler@0.2.0`; a plugin exports");
-    says(&["millrace:aggregation/aggregation@0.2.0"], "(at 0.2.0), this host serves 0.1.0-dev.1");
+    says(&["millrace:aggregation/aggregation@0.2.0"], "(at 0.2.0), this host serves 0.1.0");
     says(&["millrace:aggregation/aggregation"], "without a version");
-    says(&[GOOD, "millrace:join/join@0.1.0-dev.1"], "both an aggregation and a join plugin");
+    says(&[GOOD, "millrace:join/join@0.1.0-dev.2"], "both an aggregation and a join plugin");
 }
 
 #[test]

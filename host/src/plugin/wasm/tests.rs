@@ -432,7 +432,7 @@ fn inspection_tells_name_and_imports() {
     assert_eq!((inspection.info.name.as_str(), inspection.info.version.as_str()), ("test-guest", "1.2.3"));
     assert_eq!(inspection.kind, Kind::Aggregation);
     assert!(inspection.was_core_module && inspection.inert.is_empty());
-    assert_eq!(inspection.exports, ["millrace:aggregation/aggregation@0.1.0-dev.1"]);
+    assert_eq!(inspection.exports, ["millrace:aggregation/aggregation@0.1.0"]);
     assert!(inspection.imports.iter().all(|i| i.starts_with("millrace:types/")), "{:?}", inspection.imports);
     assert_eq!(inspection.digest.len(), 64);
 }
