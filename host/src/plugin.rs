@@ -9,6 +9,7 @@ use millrace_core::schema::{Field, Schema};
 mod arrow;
 pub mod artifact;
 mod bindings;
+pub mod builtin;
 pub mod engine;
 pub mod limits;
 pub mod native;
@@ -211,4 +212,9 @@ pub trait AggregatorFactory: Send + Sync {
 
     /// `config` is JSON; `offered` are the columns that the input has.
     fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Aggregator>>;
+
+    /// what its instances may use; native code has no sandbox
+    fn limits(&self) -> PluginLimits {
+        PluginLimits::default()
+    }
 }

@@ -119,6 +119,10 @@ impl AggregatorFactory for WasmFactory {
         let signature = signature(wit).map_err(|message| instance.broken("open", message))?;
         Ok(Box::new(WasmAggregator { instance, signature, encodings }))
     }
+
+    fn limits(&self) -> PluginLimits {
+        self.limits.clone()
+    }
 }
 
 /// What `plugin inspect` shows.
