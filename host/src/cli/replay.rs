@@ -14,9 +14,12 @@ use super::open::start_engine;
 use super::{Failure, ReplayArgs, ReplayFormat, ReplayRows};
 use crate::capture::{Capture, GROUP, Kind};
 use crate::plugin::artifact::Artifact;
-use crate::plugin::wasm::WasmFactory;
-use crate::plugin::{Aggregator, AggregatorFactory, PluginError, Rejected, Result as Called, Signature, WindowUs};
+use crate::plugin::wasm::{WasmFactory, WasmTransformFactory};
+use crate::plugin::{
+    Aggregator, AggregatorFactory, PluginError, Rejected, Result as Called, TransformerFactory as _, Wanted, WindowUs,
+};
 use crate::runtime::bisect::{guilty_rows, pick, take, take_input};
+use crate::runtime::message::RunError;
 use crate::sink::json::row_to_json;
 
 /// The rest is counted only.
@@ -97,7 +100,18 @@ fn replay(capture: &Capture, artifact: &Artifact, rows: ReplayRows) -> Result<Ou
             outcome.plugin = format!("{} {}", factory.info().name, factory.info().version);
             aggregate(capture, &factory, &mut outcome)?;
         }
-        Kind::Transform => return Err(other(&"transforms cannot be run again yet")),
+        Kind::Transform => {
+            let factory = WasmTransformFactory::new(&engine, &header.plugin.name, artifact, header.plugin.limits());
+            let factory = factory.map_err(|e| other(&e))?;
+            outcome.plugin = format!("{} {}", factory.info().name, factory.info().version);
+            let open = || factory.open(&header.config, &header.offered);
+            let input = input(capture, &open().map_err(|e| other(&e))?.signature().input);
+            rows_call(&mut outcome, open, |plugin, rows| {
+                let columns = take_input(&input.columns, rows)?;
+                let rows = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+                Ok(plugin.process(&columns, rows).map(|transformed| transformed.rejected))
+            })?;
+        }
     }
     Ok(outcome)
 }
@@ -119,45 +133,53 @@ fn aggregate(capture: &Capture, factory: &dyn AggregatorFactory, outcome: &mut O
     let mut plugin = open().map_err(|e| {
         Failure::Other(anyhow!("{e}\nhint: this was before the call, while the instance was made ready with the captured state"))
     })?;
-    let input = input(capture, plugin.signature());
+    let input = input(capture, &plugin.signature().input);
     if header.call != "update" {
         outcome.error = other_call(capture, &mut *plugin, &input).err();
         return Ok(());
     }
-    let on = |plugin: &mut dyn Aggregator, rows: &[u32]| -> Result<Called<Vec<Rejected>>, Failure> {
-        let columns = take_input(&input.columns, rows).map_err(|e| Failure::Other(anyhow!("{e}")))?;
+    rows_call(outcome, open, |plugin, rows| {
+        let columns = take_input(&input.columns, rows)?;
         Ok(plugin.update(&columns, &pick(&input.groups, rows), total))
+    })
+}
+
+/// A call on rows, made as the run made it: once with all of them, and, should that fail, in halves.
+fn rows_call<P>(
+    outcome: &mut Outcome,
+    open: impl Fn() -> Called<P>,
+    call: impl Fn(&mut P, &[u32]) -> Result<Called<Vec<Rejected>>, RunError>,
+) -> Result<(), Failure> {
+    let sent = outcome.sent.clone();
+    let numbered = |rows: Vec<Rejected>| -> Vec<Rejected> {
+        rows.into_iter().filter_map(|r| Some(Rejected { row: *sent.get(r.row as usize)?, ..r })).collect()
     };
-    match on(&mut *plugin, &outcome.sent)? {
+    let other = |e: RunError| Failure::Other(anyhow!("{e}"));
+    let mut plugin = open().map_err(|e| other(e.into()))?;
+    let error = match call(&mut plugin, &sent).map_err(other)? {
         Ok(rejected) => {
-            let sent = &outcome.sent;
-            let numbered = |r: Rejected| Some(Rejected { row: *sent.get(r.row as usize)?, ..r });
-            outcome.rejected = rejected.into_iter().filter_map(numbered).collect();
+            outcome.rejected = numbered(rejected);
+            return Ok(());
         }
-        Err(error) => {
-            if error.may_be_a_row() {
-                let sent = outcome.sent.clone();
-                let mut scratch = None;
-                // found in the same way as in the run
-                let found = guilty_rows(sent.len(), |rows| {
-                    let instance = match &mut scratch {
-                        Some(instance) => instance,
-                        None => scratch.insert(open()?),
-                    };
-                    let columns = take_input(&input.columns, &pick(&sent, rows))?;
-                    let result = instance.update(&columns, &pick(&input.groups, &pick(&sent, rows)), total);
-                    if result.is_err() {
-                        scratch = None;
-                    }
-                    Ok(result.map(|_| ()))
-                });
-                let numbered = |r: Rejected| Some(Rejected { row: *sent.get(r.row as usize)?, ..r });
-                // a search that was given up leaves the error of the call as it is
-                outcome.guilty = found.unwrap_or_default().into_iter().filter_map(numbered).collect();
+        Err(error) => error,
+    };
+    if error.may_be_a_row() {
+        let mut scratch = None;
+        let found = guilty_rows(sent.len(), |rows| {
+            let instance = match &mut scratch {
+                Some(instance) => instance,
+                None => scratch.insert(open()?),
+            };
+            let result = call(instance, &pick(&sent, rows))?;
+            if result.is_err() {
+                scratch = None;
             }
-            outcome.error = Some(error);
-        }
+            Ok(result.map(|_| ()))
+        });
+        // a search that was given up leaves the error of the call as it is
+        outcome.guilty = numbered(found.unwrap_or_default());
     }
+    outcome.error = Some(error);
     Ok(())
 }
 
@@ -197,13 +219,12 @@ struct Input {
     groups: Vec<u32>,
 }
 
-fn input(capture: &Capture, signature: &Signature) -> Input {
+fn input(capture: &Capture, wanted: &[Wanted]) -> Input {
     match &capture.batch {
-        Some(batch) => Input {
-            columns: by_name(batch, signature.input.iter().map(|w| w.field.name.as_str())),
-            groups: groups(batch),
-        },
-        None => Input { columns: vec![None; signature.input.len()], groups: Vec::new() },
+        Some(batch) => {
+            Input { columns: by_name(batch, wanted.iter().map(|w| w.field.name.as_str())), groups: groups(batch) }
+        }
+        None => Input { columns: vec![None; wanted.len()], groups: Vec::new() },
     }
 }
 
