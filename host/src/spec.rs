@@ -23,18 +23,18 @@ use crate::plugin::Signature;
 
 mod check;
 pub mod columns;
-mod cursor;
-mod diagnostic;
-mod document;
+pub(crate) mod cursor;
+pub(crate) mod diagnostic;
+pub(crate) mod document;
 mod files;
 mod graph;
 mod links;
 pub mod model;
-mod parse;
+pub(crate) mod parse;
 mod paths;
 mod substitute;
-mod suggest;
-mod units;
+pub(crate) mod suggest;
+pub(crate) mod units;
 
 pub use check::{Resolved, check_plugins};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, redact};
