@@ -34,7 +34,7 @@ pub(crate) mod parse;
 mod paths;
 mod substitute;
 pub(crate) mod suggest;
-pub(crate) mod units;
+mod units;
 
 pub use check::{Resolved, check_plugins};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, redact};
