@@ -21,7 +21,7 @@ static bool update(void *state, const void *row, ml_reason *reason) {
   } else if (ml_is(event->event_type, "conversion")) {
     campaign->conversions += 1;
   } else {
-    return ml_reject(reason, "unknown event_type ", event->event_type);
+    return ml_reject_text(reason, "unknown event_type ", event->event_type);
   }
   campaign->revenue += event->revenue.present ? event->revenue.value : 0.0;
   ml_set_add(&campaign->users, event->user_id);

@@ -84,7 +84,13 @@ bool ml_is(ml_text text, const char *word) {
   return text.length == strlen(word) && memcmp(text.data, word, text.length) == 0;
 }
 
-bool ml_reject(ml_reason *reason, const char *what, ml_text value) {
+bool ml_reject(ml_reason *reason, const char *what) {
+  string_t text = owned(what);
+  *reason = (ml_reason){ (char *)text.ptr, text.len };
+  return false;
+}
+
+bool ml_reject_text(ml_reason *reason, const char *what, ml_text value) {
   char *text = ml_allocate(strlen(what) + value.length * 2 + 2), *at = text + strlen(what);
   memcpy(text, what, strlen(what));
   *at++ = '"';

@@ -59,9 +59,11 @@ const char *ml_option_value(const char *name);
 // microseconds, end exclusive; final: it has expired
 typedef struct { int64_t start, end; bool final; } ml_window;
 
-// `return ml_reject(reason, "unknown kind ", kind)`: quotes the text, gives false
+// `return ml_reject(reason, "negative revenue")`, or `ml_reject_text(reason, "unknown kind ", kind)`, which quotes the text
+// after it: for `update`, they give false.
 typedef struct { char *text; size_t length; } ml_reason;
-bool ml_reject(ml_reason *reason, const char *what, ml_text value);
+bool ml_reject(ml_reason *reason, const char *what);
+bool ml_reject_text(ml_reason *reason, const char *what, ml_text value);
 bool ml_is(ml_text text, const char *word);
 
 typedef enum { ML_DEBUG, ML_INFO, ML_WARN, ML_ERROR } ml_level;
