@@ -7,6 +7,7 @@
 //! | [`spec`] | the pipeline file: parsed, checked, explained |
 //! | [`source`] | messages in: Kafka, the generator |
 //! | [`decode`] | bytes of many messages → one Arrow batch, plus the messages that failed |
+//! | [`expr`] | SQL expressions over a batch's columns |
 //! | [`plugin`] | batches through a sandboxed component (or the same logic natively) |
 //! | [`runtime`] | tasks on threads, exchanges between them, barriers, the run from start to end |
 //! | [`checkpoint`] | the log of checkpoints and the state files, on any object store |
@@ -30,6 +31,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod clock;
 pub mod decode;
+pub mod expr;
 pub mod failpoint;
 pub mod plugin;
 pub mod query;

@@ -18,7 +18,7 @@ pub mod wasm;
 pub use artifact::{Artifact, Kind};
 pub use engine::PluginEngine;
 pub use limits::PluginLimits;
-pub use wasm::{Inspection, WasmFactory, inspect};
+pub use wasm::{Inspection, Shape, WasmFactory, WasmJoinFactory, WasmTransformFactory, inspect, shape};
 
 /// What a plugin says of itself once it has seen its configuration and the columns it is offered.
 #[derive(Clone, Debug, PartialEq)]
@@ -191,6 +191,64 @@ pub trait TransformerFactory: Send + Sync {
 
     /// `config` is JSON; `offered` are the columns that the input has.
     fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Transformer>>;
+}
+
+/// What a join takes of each side, and gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JoinSignature {
+    pub left: Vec<Wanted>,
+    pub right: Vec<Wanted>,
+    pub output: Schema,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinSide {
+    Left,
+    Right,
+}
+
+/// Output row `i` came from pair (or unmatched row) `origins[i]`; origins never decrease. A pair without a row is not a
+/// match.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    pub columns: Vec<ArrayRef>,
+    pub origins: Vec<u32>,
+}
+
+/// Makes rows of pairs that the host has matched; no state. After an error nothing can be assumed of it: it is discarded.
+pub trait Joiner: Send {
+    fn signature(&self) -> &JoinSignature;
+
+    /// Pair `i` is (`left_rows[i]`, `right_rows[i]`), ordered by right row, then left row. Columns as in
+    /// [`Transformer::process`], `total_left` and `total_right` rows of them.
+    fn pairs(
+        &mut self,
+        left: &[Option<ArrayRef>],
+        right: &[Option<ArrayRef>],
+        total_left: u32,
+        total_right: u32,
+        left_rows: &[u32],
+        right_rows: &[u32],
+    ) -> Result<Joined>;
+
+    /// Rows of one side that can no longer match, for outer joins.
+    fn unmatched(&mut self, side: JoinSide, columns: &[Option<ArrayRef>], rows: u32) -> Result<Joined>;
+
+    /// see [`Aggregator::take_counters`]
+    fn take_counters(&mut self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+}
+
+/// Makes instances of one join plugin.
+pub trait JoinerFactory: Send + Sync {
+    fn info(&self) -> &Info;
+
+    /// see [`AggregatorFactory::digest`]
+    fn digest(&self) -> &str;
+
+    /// `config` is JSON; `left` and `right` are the columns that the two inputs have.
+    fn open(&self, config: &str, left: &Schema, right: &Schema) -> Result<Box<dyn Joiner>>;
 }
 
 /// Where a state comes from, for [`Aggregator::migrate`].

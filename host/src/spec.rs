@@ -33,7 +33,7 @@ pub mod model;
 mod parse;
 mod paths;
 mod substitute;
-mod suggest;
+pub(crate) mod suggest;
 mod units;
 
 pub use check::{Resolved, check_plugins};

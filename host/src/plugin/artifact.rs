@@ -34,6 +34,14 @@ impl Kind {
         }
     }
 
+    pub(super) fn with_article(self) -> &'static str {
+        match self {
+            Self::Aggregation => "an aggregation",
+            Self::Transform => "a transform",
+            Self::Join => "a join",
+        }
+    }
+
     /// of the interface that this host serves
     pub fn wit_version(self) -> &'static str {
         match self {
@@ -289,7 +297,8 @@ fn find_kind(exports: &[String]) -> std::result::Result<Kind, String> {
     match (found.next(), found.next()) {
         (Some(kind), None) => return Ok(kind),
         (Some(a), Some(b)) => {
-            return Err(format!("is both an {} and a {} plugin; a plugin is one of them", a.name(), b.name()));
+            let (a, b) = (a.with_article(), b.with_article());
+            return Err(format!("is both {a} and {b} plugin; a plugin is one of them"));
         }
         (None, _) => {}
     }

@@ -3,6 +3,7 @@
 
 use millrace_core::schema::{DataType, Field, Schema};
 
+use super::Wanted;
 use super::limits::SIGNATURE_COLUMNS_MAX;
 
 /// The releases of the interface that this host serves; plugins must be built against them.
@@ -10,7 +11,7 @@ pub const TYPES_VERSION: &str = "0.1.0";
 pub const AGGREGATION_VERSION: &str = "0.1.0";
 pub const TRANSFORM_VERSION: &str = "0.1.0";
 /// a draft: no operator of the host uses it yet
-pub const JOIN_VERSION: &str = "0.1.0-dev.2";
+pub const JOIN_VERSION: &str = "0.1.0-dev.3";
 
 #[allow(
     clippy::unwrap_used,
@@ -26,16 +27,28 @@ pub const JOIN_VERSION: &str = "0.1.0-dev.2";
 )]
 mod generated {
     wasmtime::component::bindgen!({
-        path: ["../wit/types", "../wit/aggregation"],
-        world: "millrace:aggregation/aggregation-plugin",
+        path: ["../wit/types", "../wit/aggregation", "../wit/transform", "../wit/join"],
+        // One world of all kinds, so that their types are generated once. No plugin is of this world: each kind's
+        // exports are looked up by themselves.
+        inline: "
+            package millrace:host-side;
+            world every-kind {
+                import millrace:types/host@0.1.0;
+                export millrace:aggregation/aggregation@0.1.0;
+                export millrace:transform/transform@0.1.0;
+                export millrace:join/join@0.1.0-dev.3;
+            }
+        ",
+        world: "millrace:host-side/every-kind",
         // Parameters borrow, so that a batch goes from Arrow's buffers into the guest with one memcpy per buffer.
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 }
 
 pub(super) use generated::exports::millrace::aggregation::aggregation;
+pub(super) use generated::exports::millrace::join::join;
+pub(super) use generated::exports::millrace::transform::transform;
 pub(super) use generated::millrace::types::{host, types};
-pub(super) use generated::{AggregationPlugin, AggregationPluginPre};
 
 /// A column's type as the plugin names it.
 pub(super) fn type_from_wit(wit: types::DataType) -> DataType {
@@ -90,8 +103,17 @@ pub(super) fn fields_to_wit(schema: &Schema) -> Vec<types::FieldParam<'_>> {
         .collect()
 }
 
-pub(super) fn field_from_wit(wit: types::FieldResult) -> Field {
+pub(super) fn schema_from_wit(fields: Vec<types::FieldResult>) -> Schema {
+    Schema::new(fields.into_iter().map(field_from_wit).collect())
+}
+
+fn field_from_wit(wit: types::FieldResult) -> Field {
     Field::new(wit.name, type_from_wit(wit.data_type), wit.nullable)
+}
+
+pub(super) fn wanted_from_wit(wit: types::Wanted) -> (Wanted, types::Encoding) {
+    let dictionary = wit.encoding != types::Encoding::Plain;
+    (Wanted { field: field_from_wit(wit.field), dictionary, optional: wit.optional }, wit.encoding)
 }
 
 /// Names in a signature are unique and not empty, decimals are possible, and there are not absurdly many columns.

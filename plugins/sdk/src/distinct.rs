@@ -264,7 +264,7 @@ impl ExactSet<str> for StringSet {
                 true
             });
         });
-        for row in 0..values.offsets.len() - 1 {
+        for row in 0..values.len() {
             if let Some(Ok(value)) = input::bytes_at(values.as_ref(), row).map(str::from_utf8) {
                 self.insert(value);
             }
@@ -294,7 +294,7 @@ impl ExactSet<str> for StringSet {
                 });
             }
         });
-        list.offsets.push(offset(list.values.offsets.len() - 1));
+        list.offsets.push(offset(list.values.len()));
     }
 
     fn import(column: &ColumnRef<'_>, row: usize) -> Result<Self, Error> {
@@ -310,9 +310,7 @@ impl ExactSet<str> for StringSet {
         };
         let mut set = Self::empty();
         let strings = Strings::within(part)?;
-        for i in 0..range.len() {
-            set.insert(strings.at(i));
-        }
+        strings.iter().for_each(|value| set.insert(value));
         Ok(set)
     }
 }

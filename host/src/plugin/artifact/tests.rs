@@ -112,7 +112,7 @@ fn imports_are_refused_by_name() {
 fn exports_tell_kind_and_version() {
     let with = |exports: &[&str]| Artifact::from_bytes("p", component(&[], exports), None);
     assert_eq!(with(&[GOOD]).unwrap().kind(), Kind::Aggregation);
-    assert_eq!(with(&["millrace:join/join@0.1.0-dev.2"]).unwrap().kind(), Kind::Join);
+    assert_eq!(with(&["millrace:join/join@0.1.0-dev.3"]).unwrap().kind(), Kind::Join);
     let says = |exports: &[&str], expected: &str| {
         let message = with(exports).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
@@ -121,7 +121,7 @@ fn exports_tell_kind_and_version() {
     says(&["wasi:http/handler@0.2.0"], "exports `wasi:http/handler@0.2.0`; a plugin exports");
     says(&["millrace:aggregation/aggregation@0.2.0"], "(at 0.2.0), this host serves 0.1.0");
     says(&["millrace:aggregation/aggregation"], "without a version");
-    says(&[GOOD, "millrace:join/join@0.1.0-dev.2"], "both an aggregation and a join plugin");
+    says(&[GOOD, "millrace:join/join@0.1.0-dev.3"], "both an aggregation and a join plugin");
 }
 
 #[test]

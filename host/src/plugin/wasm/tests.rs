@@ -1,34 +1,59 @@
 //! The host against `plugins/test-guests`: right answers, and every way of misbehaving ends in the right error, in time,
 //! with a fresh instance working afterwards.
 
+mod join;
+mod transform;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrow_array::types::{Float64Type, Int32Type, Int64Type};
-use arrow_array::{DictionaryArray, Float64Array, Int64Array, StringArray, cast::AsArray as _};
-use millrace_core::schema::DataType;
+use arrow_array::{Array as _, ArrayRef, DictionaryArray, Float64Array, Int64Array, StringArray, cast::AsArray as _};
+use millrace_core::schema::{DataType, Field, Schema};
 
 use super::*;
+use crate::plugin::{
+    Aggregator, AggregatorFactory as _, Artifact, JoinSide, Joined, Joiner, JoinerFactory as _, Kind, PluginEngine,
+    PluginError, PluginLimits, Rejected, Result, StateChunk, StateOrigin, Transformer, TransformerFactory as _,
+    WindowUs,
+};
 
-/// Builds the guest once and gives its core module.
-pub(in crate::plugin) fn guest() -> &'static [u8] {
-    static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
-    GUEST.get_or_init(|| {
+/// The core modules of `plugins/test-guests` by name, built once.
+fn guests() -> &'static HashMap<&'static str, Vec<u8>> {
+    static GUESTS: OnceLock<HashMap<&'static str, Vec<u8>>> = OnceLock::new();
+    GUESTS.get_or_init(|| {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
         let target = root.join("target/test-guests");
         let built = Command::new(env!("CARGO"))
             .args(["build", "--release", "--target", "wasm32-unknown-unknown", "-p", "millrace-test-guests"])
-            .arg("--target-dir")
+            .args(["--lib", "--examples", "--target-dir"])
             .arg(&target)
             .current_dir(&root)
             .env_remove("RUSTFLAGS")
             .status()
             .expect("cargo runs");
-        assert!(built.success(), "the guest does not build");
-        std::fs::read(target.join("wasm32-unknown-unknown/release/millrace_test_guests.wasm")).expect("the guest")
+        assert!(built.success(), "the guests do not build");
+        let built = target.join("wasm32-unknown-unknown/release");
+        let read = |file: &str| std::fs::read(built.join(file)).expect("a guest");
+        HashMap::from([
+            ("aggregation", read("millrace_test_guests.wasm")),
+            ("transform", read("examples/transform.wasm")),
+            ("join", read("examples/join.wasm")),
+            ("wasi", read("examples/wasi.wasm")),
+        ])
     })
+}
+
+/// The aggregation's core module.
+pub(in crate::plugin) fn guest() -> &'static [u8] {
+    &guests()["aggregation"]
+}
+
+fn artifact(name: &str) -> Artifact {
+    Artifact::from_bytes("guest", guests()[name].clone(), None).unwrap()
 }
 
 fn engine() -> Arc<PluginEngine> {
@@ -47,10 +72,7 @@ fn limits() -> PluginLimits {
 
 pub(crate) fn factory() -> &'static WasmFactory {
     static FACTORY: OnceLock<WasmFactory> = OnceLock::new();
-    FACTORY.get_or_init(|| {
-        let artifact = Artifact::from_bytes("guest", guest().to_vec(), None).unwrap();
-        WasmFactory::new(&engine(), "guest", &artifact, limits()).unwrap()
-    })
+    FACTORY.get_or_init(|| WasmFactory::new(&engine(), "guest", &artifact("aggregation"), limits()).unwrap())
 }
 
 fn try_open(mode: &str) -> Result<Box<dyn Aggregator>> {
@@ -253,7 +275,7 @@ fn memory_is_capped() {
 
 #[test]
 fn a_plugin_that_needs_more_memory_than_it_may_have_does_not_load() {
-    let artifact = Artifact::from_bytes("guest", guest().to_vec(), None).unwrap();
+    let artifact = artifact("aggregation");
     let tiny = PluginLimits { memory_bytes: 64 << 10, ..limits() };
     let (call, message, _) = trapped(WasmFactory::new(&engine(), "guest", &artifact, tiny).err().unwrap());
     assert_eq!(call, "instantiate");
@@ -292,7 +314,7 @@ fn log_and_counters_are_bounded() {
     let (columns, groups) = rows(10, 2);
     aggregator.update(&columns, &groups, 2).unwrap();
     let counters = aggregator.take_counters();
-    assert!(counters.len() <= super::super::limits::COUNTERS_MAX + 1);
+    assert!(counters.len() <= crate::plugin::limits::COUNTERS_MAX + 1);
     assert!(counters.contains(&("rows".to_owned(), 20_000)));
     assert_eq!(counters.iter().map(|(_, v)| v).sum::<u64>(), 30_000);
 }
@@ -390,7 +412,7 @@ fn what_the_host_sends_is_checked() {
 fn compiled_plugins_are_cached_and_damage_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("plugins");
-    let artifact = Artifact::from_bytes("guest", guest().to_vec(), None).unwrap();
+    let artifact = artifact("aggregation");
     let load = || {
         let engine = Arc::new(PluginEngine::new(Some(&cache)).unwrap());
         let start = Instant::now();
@@ -427,7 +449,7 @@ fn compiled_plugins_are_cached_and_damage_is_noticed() {
 
 #[test]
 fn inspection_tells_name_and_imports() {
-    let artifact = Artifact::from_bytes("guest", guest().to_vec(), None).unwrap();
+    let artifact = artifact("aggregation");
     let inspection = inspect(&engine(), &artifact).unwrap();
     assert_eq!((inspection.info.name.as_str(), inspection.info.version.as_str()), ("test-guest", "1.2.3"));
     assert_eq!(inspection.kind, Kind::Aggregation);
