@@ -70,6 +70,12 @@ static void grow(size_t total) {
   }
 }
 
+static void grow_for(const list_u32_t *groups) {
+  for (size_t i = 0; i < groups->len; i++) {
+    grow((size_t)groups->ptr[i] + 1);
+  }
+}
+
 static char *slot(uint32_t group) {
   if (!slots[group]) slots[group] = fresh();
   return slots[group];
@@ -199,6 +205,8 @@ bool SHORT(update)(columns_t *rows, list_u32_t *groups, uint32_t total, SHORT(li
 
 bool SHORT(combine)(list_u32_t *sources, list_u32_t *targets, error_t *err) {
   (void)err;
+  grow_for(sources);
+  grow_for(targets);
   for (size_t i = 0; i < sources->len; i++) {
     const char *from = slots[sources->ptr[i]];
     if (from) ml_plugin.merge(slot(targets->ptr[i]), from);
@@ -295,6 +303,7 @@ static void set_columns(const texts_t *texts, size_t rows, ml_column *columns) {
 // The cursor: in the high half which of the groups, in the low half how many of its sets' values have been sent.
 bool SHORT(state)(list_u32_t *groups, uint64_t cursor, uint64_t bytes_wanted, SHORT(state_chunk_t) *ret, error_t *err) {
   (void)err;
+  grow_for(groups);
   size_t stride = ml_plugin.state_bytes, owners_max = 0, structs_max = 0, bytes = 0;
   size_t index = (size_t)(cursor >> 32), skip = (size_t)(uint32_t)cursor;
   char *structs = NULL, *empty = fresh();
@@ -359,6 +368,7 @@ bool SHORT(state)(list_u32_t *groups, uint64_t cursor, uint64_t bytes_wanted, SH
 bool SHORT(evaluate)(list_u32_t *groups, SHORT(list_window_t) *windows, bool final, SHORT(output_rows_t) *ret,
                      error_t *err) {
   (void)err;
+  grow_for(groups);
   size_t stride = ml_plugin.output_bytes, rows = 0, owners_max = 0;
   char *results = ml_allocate(groups->len * stride + 1), *empty = fresh();
   memset(results, 0, groups->len * stride);
@@ -386,6 +396,7 @@ bool SHORT(evaluate)(list_u32_t *groups, SHORT(list_window_t) *windows, bool fin
 
 bool SHORT(reset)(list_u32_t *groups, error_t *err) {
   (void)err;
+  grow_for(groups);
   for (size_t i = 0; i < groups->len; i++) {
     discard(slots[groups->ptr[i]]);
     slots[groups->ptr[i]] = NULL;

@@ -2,5 +2,5 @@
 # Node finds it (this folder or one above), or installed here.
 set -eu
 node --input-type=module -e 'import.meta.resolve("@bytecodealliance/componentize-js")' 2>/dev/null ||
-  npm install --no-audit --no-fund --no-save --loglevel=error @bytecodealliance/componentize-js@0.23.0
+  npm install --no-audit --no-fund --loglevel=error
 node "$(dirname "$0")/build.mjs" "$@"

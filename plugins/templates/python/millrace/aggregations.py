@@ -76,7 +76,7 @@ def aggregation(*, name, version, input, state, output, options={}, ordered=Fals
                 return self.slots[group]
 
             def _held(self, group):
-                held = self.slots[group]
+                held = self.slots[group] if group < len(self.slots) else None
                 return fresh() if held is None else held
 
             @guarded
@@ -96,6 +96,7 @@ def aggregation(*, name, version, input, state, output, options={}, ordered=Fals
 
             @guarded
             def combine(self, sources, targets):
+                self._grow(max(chain(sources, targets), default=-1) + 1)
                 for source, target in zip(sources, targets):
                     if self.slots[source] is not None:
                         self._slot(target).merge(self.slots[source])
@@ -123,6 +124,7 @@ def aggregation(*, name, version, input, state, output, options={}, ordered=Fals
 
             @guarded
             def reset(self, groups):
+                self._grow(max(groups, default=-1) + 1)
                 for group in groups:
                     self.slots[group] = None
 
