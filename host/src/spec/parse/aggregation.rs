@@ -72,7 +72,7 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
     (names, spec)
 }
 
-fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
+pub(crate) fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
     let table = c.table("window", format!("`window` of {}", c.what()))?;
     let kinds =
         [("tumbling", Word::Now(())), ("sliding", Word::Later), ("session", Word::Later), ("global", Word::Later)];
