@@ -11,6 +11,7 @@ pub mod check;
 pub mod demo;
 pub mod generate;
 pub mod open;
+pub mod plugin;
 pub mod query;
 pub mod replay;
 pub mod run;
@@ -61,6 +62,9 @@ enum Command {
     /// The campaign pipeline on an embedded source of events, with live results
     #[command(after_help = "Example:\n  millrace demo --rate 20000")]
     Demo(DemoArgs),
+    /// Write, build and test plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -219,7 +223,11 @@ impl From<anyhow::Error> for Failure {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    start_log(match cli.command {
+        // rejected rows are what its cases are about
+        Command::Plugin(_) => "warn,millrace=info,millrace::runtime=off",
+        _ => "warn,millrace=info",
+    });
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
@@ -241,14 +249,15 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Query(args) => query::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Plugin(command) => plugin::run(command),
     }
 }
 
 /// Logs go to standard error; `MILLRACE_LOG` filters them (`info`, `millrace=debug`, …).
-fn start_log() {
+fn start_log(default: &str) {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("MILLRACE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,millrace=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -14,6 +14,8 @@
 //! | [`checkpoint`] | the log of checkpoints and the state files, on any object store |
 //! | [`catalog`] | Iceberg catalogs opened from the pipeline file, durable local storage |
 //! | [`sink`] | rows out: Iceberg exactly once, Kafka, files, console |
+//! | [`golden`] | golden cases: a plugin through the real operator, compared with what was accepted |
+//! | [`laws`] | the laws of aggregation, checked on given and generated rows |
 //! | [`query`] | SQL over the pipeline's catalogs |
 //! | [`cli`] | the `millrace` command |
 
@@ -35,6 +37,8 @@ pub mod clock;
 pub mod decode;
 pub mod expr;
 pub mod failpoint;
+pub mod golden;
+pub mod laws;
 pub mod plugin;
 pub mod query;
 pub mod runtime;

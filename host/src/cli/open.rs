@@ -109,7 +109,7 @@ pub fn start_engine() -> Result<Arc<PluginEngine>, String> {
 }
 
 /// Compiled plugins are kept here between runs.
-fn cache_dir() -> Option<std::path::PathBuf> {
+pub(super) fn cache_dir() -> Option<std::path::PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(std::path::PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;

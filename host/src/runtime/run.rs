@@ -357,11 +357,11 @@ fn open_plugins(parts: &Parts, tasks: usize) -> Result<Vec<Vec<Box<dyn Aggregato
 }
 
 /// The input's columns under the names that the plugin uses.
-fn offered_to_plugin(node: &AggregationNode) -> Schema {
+pub(crate) fn offered_to_plugin(node: &AggregationNode) -> Schema {
     columns::offered_schema(&node.input, &node.spec.columns)
 }
 
-fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> Vec<InputColumn> {
+pub(crate) fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> Vec<InputColumn> {
     let offered = columns::offered(&node.input, &node.spec.columns);
     let index_of = |wanted: &str| {
         let (_, field) = offered.iter().find(|(name, _)| *name == wanted)?;
@@ -518,7 +518,7 @@ fn claim_tables(parts: &Parts, checkpoint: &mut Checkpoint) -> Result<(), RunErr
 }
 
 /// Rows of a shared state file that belong to these key groups.
-fn own_groups(
+pub(crate) fn own_groups(
     batches: &[arrow_array::RecordBatch],
     key_columns: usize,
     range: (KeyGroup, KeyGroup),

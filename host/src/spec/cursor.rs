@@ -40,7 +40,12 @@ struct Text {
 
 impl<'a> Cursor<'a> {
     pub fn root(doc: &'a Document<'a>, table: &'a DeTable<'a>) -> Self {
-        Self { doc, table, path: Vec::new(), what: "a pipeline file".into(), read: RefCell::default() }
+        Self::over(doc, table, "a pipeline file")
+    }
+
+    /// The whole of another file than a pipeline's; `what` names it in messages.
+    pub fn over(doc: &'a Document<'a>, table: &'a DeTable<'a>, what: &str) -> Self {
+        Self { doc, table, path: Vec::new(), what: what.into(), read: RefCell::default() }
     }
 
     fn entry(&self, key: &str) -> Option<(&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)> {
@@ -422,6 +427,38 @@ impl<'a> Cursor<'a> {
         };
         self.wrong(&[key], format!("`{text}` is no {key}"), hint);
         None
+    }
+
+    /// A value as the file has it, for what has rules of its own.
+    pub fn raw(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// The tables `[[key]]`, in order; `noun` and a number from 1 name one of them in messages.
+    pub fn list_of_tables(&self, key: &str, noun: &str) -> Vec<Self> {
+        let Some((_, value)) = self.entry(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong_type(&[key], &format!("a list of tables (`[[{key}]]`)"), value.get_ref(), "[{ … }]");
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let index_key = index.to_string();
+            match item.get_ref() {
+                DeValue::Table(table) => {
+                    let path = self.path.iter().cloned().chain([key.to_owned(), index_key]).collect();
+                    let what = format!("{noun} {}", index + 1);
+                    out.push(Self { doc: self.doc, table, path, what, read: RefCell::default() });
+                }
+                other => self.wrong_type(&[key, &index_key], "a table", other, "[{ … }]"),
+            }
+        }
+        out
+    }
+
+    /// Where this table's last value ends; none if it has none.
+    pub fn end(&self) -> Option<usize> {
+        self.table.values().map(|value| value.span().end).max()
     }
 
     pub fn is_table(&self, key: &str) -> bool {

@@ -11,16 +11,16 @@ use super::suggest;
 use millrace_core::schema::Schema;
 
 mod aggregate;
-mod aggregation;
+pub(crate) mod aggregation;
 mod catalog;
 mod head;
 mod later;
 mod partition;
 mod plugin;
 mod properties;
-mod schema;
+pub(crate) mod schema;
 mod sink;
-mod source;
+pub(crate) mod source;
 
 pub use head::Head;
 

@@ -108,7 +108,7 @@ fn logic(c: &Cursor<'_>, known: &Known<'_>) -> Option<Logic> {
     Some(Logic { plugin: plugin?, aggregates: Vec::new(), config: config?, columns })
 }
 
-fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
+pub(crate) fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
     let table = c.table("window", format!("`window` of {}", c.what()))?;
     let kinds =
         [("tumbling", Word::Now(())), ("sliding", Word::Later), ("session", Word::Later), ("global", Word::Later)];
