@@ -32,6 +32,9 @@ pub const BISECTION_FAILURES_MAX: u32 = 500;
 /// A plugin instance with less memory than this is never rebuilt to give memory back.
 pub const REBUILD_BYTES_MIN: u64 = 64 << 20;
 
+/// State files of one bucket of a deduplication; then it is written anew as one.
+pub const FILES_PER_BUCKET_MAX: usize = 8;
+
 /// Packets waiting on one edge between two tasks.
 pub const EDGE_PACKETS_MAX: usize = 4;
 
