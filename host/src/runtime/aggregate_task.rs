@@ -255,7 +255,7 @@ impl AggregateTask {
                 );
             }
             if connected {
-                letters.push(self.failed_row(batch, row, reason));
+                letters.push(FailedRow::of(batch, row, reason));
             } else if state.late_logged >= FIRST_OCCURRENCES_LOGGED {
                 break;
             }
@@ -270,20 +270,6 @@ impl AggregateTask {
             }
         }
         Ok(Ok(()))
-    }
-
-    fn failed_row(&self, batch: &Batch, row: u32, reason: String) -> FailedRow {
-        let at = row as usize;
-        let origin = batch.origin.as_ref();
-        FailedRow {
-            reason,
-            topic: origin.map(|o| Arc::clone(&o.topic)),
-            partition: origin.map(|o| o.partition),
-            offset: origin.and_then(|o| o.offsets.get(at)).copied(),
-            event_time_ms: batch.event_time_ms.get(at).copied(),
-            payload: None,
-            row: crate::sink::json::row_to_json(&batch.rows, at).ok(),
-        }
     }
 
     /// Hands all pending rows to the plugin in one call.
@@ -314,7 +300,7 @@ impl AggregateTask {
             .filter_map(|r| {
                 let at = r.row as usize;
                 let (batch, row) = locate(&pending, at)?;
-                Some((at, self.failed_row(batch, row, r.reason)))
+                Some((at, FailedRow::of(batch, row, r.reason)))
             })
             .collect();
         let handled = self.failures.handle(rows, failed)?;
@@ -505,7 +491,7 @@ impl AggregateTask {
     }
 }
 
-fn constant_time(micros: i64, rows: usize) -> ArrayRef {
+pub(super) fn constant_time(micros: i64, rows: usize) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_value(micros, rows).with_data_type(DataType::Timestamptz.to_arrow()))
 }
 
