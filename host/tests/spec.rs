@@ -174,7 +174,7 @@ fn shipped_pipelines_have_no_errors() {
         }
         count += 1;
     }
-    assert_eq!(count, 6);
+    assert_eq!(count, 7);
 }
 
 fn load_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<spec::Loaded, spec::Diagnostics> {
@@ -215,6 +215,7 @@ fn defaults_and_the_order_of_columns() {
     assert_eq!((pipeline.checkpoint.retain, pipeline.checkpoint.timeout_ms), (3, 600_000));
     assert_eq!(pipeline.state.memory_limit_bytes, 2 << 30);
     assert_eq!(pipeline.errors.consecutive_limit, 100);
+    assert_eq!(pipeline.errors.captures, Some(pipeline.file.parent().unwrap().join("state/small/captures")));
     assert_eq!(pipeline.errors.on_error, spec::model::OnError::Fail);
     assert!(pipeline.parallelism >= 1);
     let source = &pipeline.sources[0].1;

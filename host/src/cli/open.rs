@@ -8,6 +8,7 @@ use millrace_core::schema::Schema;
 
 use super::Failure;
 use crate::plugin::artifact::{Artifact, Kind};
+use crate::plugin::builtin::BuiltinFactory;
 use crate::plugin::engine::PluginEngine;
 use crate::plugin::limits::PluginLimits;
 use crate::plugin::wasm::{WasmFactory, WasmTransformFactory};
@@ -18,7 +19,7 @@ use crate::spec::{self, Loaded, Resolved};
 /// A pipeline with its plugins opened and every edge checked.
 pub struct Opened {
     pub resolved: Resolved,
-    /// by name in the file
+    /// by name in the file, see [`AggregationSpec::plugin`](crate::spec::model::AggregationSpec)
     pub factories: BTreeMap<String, Arc<dyn AggregatorFactory>>,
     /// the same of transforms
     pub transformers: BTreeMap<String, Arc<dyn TransformerFactory>>,
@@ -67,6 +68,10 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             }
         }
     }
+    for (_, node) in loaded.pipeline.aggregations.iter().filter(|(_, node)| !node.aggregates.is_empty()) {
+        let factory = BuiltinFactory::new(&node.plugin, &node.aggregates, memory_share(&loaded.pipeline));
+        factories.insert(node.plugin.clone(), Arc::new(factory));
+    }
     let missing = |name: &str, is: &str, wanted: &str| match broken.get(name) {
         Some(message) => message.clone(),
         None => format!("it is {is} plugin, and {wanted} needs another kind"),
@@ -107,10 +112,7 @@ fn open_plugin(
     let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
     let engine = match engine {
         Some(engine) => Arc::clone(engine),
-        None => {
-            let made = Arc::new(PluginEngine::new(cache_dir().as_deref()).map_err(|e| e.to_string())?);
-            Arc::clone(engine.insert(made))
-        }
+        None => Arc::clone(engine.insert(start_engine()?)),
     };
     let limits = PluginLimits {
         deadline: std::time::Duration::from_millis(spec.deadline_ms),
@@ -127,8 +129,12 @@ fn open_plugin(
     Ok((factory, bytes))
 }
 
+pub fn start_engine() -> Result<Arc<PluginEngine>, String> {
+    PluginEngine::new(cache_dir().as_deref()).map(Arc::new).map_err(|e| e.to_string())
+}
+
 /// Compiled plugins are kept here between runs.
-fn cache_dir() -> Option<std::path::PathBuf> {
+pub(super) fn cache_dir() -> Option<std::path::PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(std::path::PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;

@@ -95,7 +95,8 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         .iter()
         .map(|(name, spec)| open_transform(name, spec, opened, input_of(name), schema_of(name)))
         .collect::<Result<Vec<_>, _>>()?;
-    let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n));
+    let steps: Vec<String> = transforms.iter().filter_map(TransformNode::steps_name).collect();
+    let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n)).chain(&steps);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
     let stats = Arc::new(RunStats::new(nodes.map(|n| Arc::from(n.as_str()))));
     let fence = claimed.owner.fence().clone();

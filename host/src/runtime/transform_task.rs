@@ -18,6 +18,7 @@ use millrace_core::barrier::Then;
 use millrace_core::batch::{Batch, Changes, Origin, RowSet, Rows};
 use millrace_core::watermark::InputWatermarks;
 
+use super::aggregate_task::place;
 use super::edge::{Hangup, Inbox, Output, Received};
 use super::failures::{FailedRow, Failures};
 use super::message::{Event, Message, Part, RunError, TaskId};
@@ -76,7 +77,7 @@ impl TransformTask {
     fn rows(&mut self, rows: RowSet) -> Result<Result<(), Hangup>, RunError> {
         let batch = whole(rows)?;
         self.stats.rows_in_total.fetch_add(batch.num_rows() as u64, Relaxed);
-        let done = self.steps.apply(&batch.rows)?;
+        let done = self.steps.apply(&batch.rows, &|row| place(&batch, row))?;
         let failed = done
             .failed
             .into_iter()

@@ -19,8 +19,10 @@ use super::edge::{Exchange, Inbox, Output};
 use super::failures::Failures;
 use super::graph::Graph;
 use super::message::{Event, RunError, TaskId};
+use super::recorder::{Recorded, Recorder};
 use super::run::Parts;
 use super::transform_task::{OpenTransformer, Steps, TransformPlugin, TransformTask};
+use crate::capture::{Captures, Kind};
 use crate::plugin::TransformerFactory;
 use crate::spec::columns;
 use crate::spec::model::TransformSpec;
@@ -69,19 +71,31 @@ pub fn step_tasks(
     tasks: usize,
     graph: &mut Graph,
     events: &Sender<Event>,
+    captures: &Arc<Captures>,
 ) -> Result<Vec<TransformTask>, RunError> {
     if !node.spec.has_steps() {
         return Ok(Vec::new());
     }
     let name: Arc<str> = node.steps_name().map_or_else(|| Arc::clone(&node.name), Arc::from);
-    let stats = parts.stats.node(&node.name);
+    let stats = parts.stats.node(&name);
     let each = (0..tasks).map(|task| {
         let plugin = |steps: &Schema| match (&node.spec.plugin, &node.factory) {
             (Some(spec), Some(factory)) => {
                 let (factory, config) = (Arc::clone(factory), spec.config.clone());
                 let offered = columns::offered_schema(steps, &spec.columns);
+                let recorded = Recorded {
+                    kind: Kind::Transform,
+                    node: &node.name,
+                    plugin: &spec.plugin,
+                    info: factory.info(),
+                    digest: factory.digest(),
+                    limits: factory.limits(),
+                    config: &config,
+                    offered: &offered,
+                };
+                let recorder = Recorder::new(captures, &parts.pipeline, &recorded);
                 let open: OpenTransformer = Box::new(move || factory.open(&config, &offered));
-                TransformPlugin::new(Arc::clone(&node.name), spec, steps, open, Arc::clone(&stats)).map(Some)
+                TransformPlugin::new(Arc::clone(&node.name), spec, steps, open, Arc::clone(&stats), recorder).map(Some)
             }
             _ => Ok(None),
         };

@@ -10,7 +10,7 @@ use super::document::{Document, Spans};
 use super::model::{Pipeline, SinkSpec, TransformSpec};
 use super::transforms::{self, Operator, through};
 use super::{Loaded, OpenPlugin, OpenTransform, files};
-use crate::plugin::{Info, Signature, TransformSignature};
+use crate::plugin::{Info, Signature, TransformSignature, builtin};
 
 /// The columns along every edge.
 #[derive(Clone, Debug)]
@@ -126,7 +126,6 @@ pub fn check_plugins(
                 continue;
             }
         };
-        let Some(plugin) = pipeline.plugins.get(&spec.plugin) else { continue };
         let input = match input_of(&spec.inputs, &resolved.output) {
             Some(Ok(input)) => input,
             Some(Err(wrong)) => {
@@ -135,14 +134,23 @@ pub fn check_plugins(
             }
             None => continue,
         };
-        match open(&spec.plugin, plugin, &spec.config, &columns::offered_schema(&input, &spec.columns)) {
+        let offered = columns::offered_schema(&input, &spec.columns);
+        let signature = match pipeline.plugins.get(&spec.plugin) {
+            Some(plugin) => open(&spec.plugin, plugin, &spec.config, &offered)
+                .map_err(|message| vec![refused(loaded, "aggregations", name, &spec.plugin, &message)]),
+            None => builtin::signature(&spec.aggregates, &offered).map_err(|wrong| {
+                let wrong = wrong.into_iter().map(columns::aggregate_misfit);
+                wrong.map(|misfit| at_node(loaded, "aggregations", name, misfit)).collect()
+            }),
+        };
+        match signature {
             Ok(signature) => {
                 let (output, wrong) = columns::check_signature(spec, &input, &signature);
                 found.extend(wrong.into_iter().map(|misfit| at_node(loaded, "aggregations", name, misfit)));
                 resolved.output.extend(output.map(|output| (name.to_owned(), output)));
                 resolved.signatures.insert(name.to_owned(), signature);
             }
-            Err(message) => found.push(refused(loaded, "aggregations", name, &spec.plugin, &message)),
+            Err(wrong) => found.extend(wrong),
         }
         resolved.input.insert(name.to_owned(), input);
     }

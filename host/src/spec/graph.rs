@@ -146,7 +146,8 @@ impl<'a> Drawing<'a> {
             let text = self.plugin(&plugin.plugin, &plugin.config);
             self.line(&inner, &text);
             if let (Some(signature), Some(input)) = (resolved.transform_signatures.get(name), resolved.steps.get(name)) {
-                self.line(&inner, &reads(&signature.input, &plugin.columns, input));
+                let reads = reads(&signature.input, &plugin.columns, input);
+                self.line(&inner, &format!("reads {reads}"));
             }
         }
         if let Some(deduplicate) = &spec.deduplicate {
@@ -184,10 +185,17 @@ impl<'a> Drawing<'a> {
         );
         let resolved = self.resolved;
         let inner = format!("{below}│ ");
-        let plugin = self.plugin(&spec.plugin, &spec.config);
-        self.line(&inner, &format!("{plugin}; on error {}", on_error(spec.on_error)));
+        let aggregates: Vec<String> = spec.aggregates.iter().map(ToString::to_string).collect();
+        let logic = match aggregates.is_empty() {
+            true => self.plugin(&spec.plugin, &spec.config),
+            false => aggregates.join(", "),
+        };
+        self.line(&inner, &format!("{logic}; on error {}", on_error(spec.on_error)));
         if let (Some(signature), Some(input)) = (resolved.signatures.get(name), resolved.input.get(name)) {
-            self.line(&inner, &reads(&signature.input, &spec.columns, input));
+            let reads = reads(&signature.input, &spec.columns, input);
+            if !reads.is_empty() {
+                self.line(&inner, &format!("reads {reads}"));
+            }
         }
         if let Some(output) = resolved.output.get(name) {
             self.line(&inner, &columns(output));
@@ -273,7 +281,7 @@ fn reads(wanted: &[Wanted], renamed: &BTreeMap<String, String>, input: &Schema) 
             None => wanted.field.name.clone(),
         })
         .collect();
-    format!("reads {}", columns.join(", "))
+    columns.join(", ")
 }
 
 fn columns(schema: &Schema) -> String {

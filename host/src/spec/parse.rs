@@ -12,16 +12,17 @@ use super::model::{
 use super::suggest;
 use millrace_core::schema::Schema;
 
-mod aggregation;
+mod aggregate;
+pub(crate) mod aggregation;
 mod catalog;
 mod head;
 mod later;
 mod partition;
 mod plugin;
 mod properties;
-mod schema;
+pub(crate) mod schema;
 mod sink;
-mod source;
+pub(crate) mod source;
 mod transform;
 
 pub use head::Head;

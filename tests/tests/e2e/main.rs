@@ -4,4 +4,5 @@
 
 mod kafka;
 mod local;
+mod plugin;
 mod transforms;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use millrace_tests::events::Random;
 use millrace_tests::millrace::Millrace;
 use millrace_tests::oracle;
-use millrace_tests::paths::Scratch;
+use millrace_tests::paths::{self, Scratch};
 use millrace_tests::pipeline::{CATALOG, METRICS, Pipeline};
 use millrace_tests::process::wait_for;
 
@@ -93,6 +93,42 @@ select = ["kafka_partition", "kafka_offset"]
     let bad = "SELECT 'shares' AS node, 'Divide by zero error' AS reason, 'generator' AS topic, kafka_partition AS partition, \
                kafka_offset AS \"offset\", timestamp AS event_time, NULL::BLOB AS payload FROM events \
                WHERE user_id IN ('user-0000000042', 'user-0000000001')";
+    oracle::query_matches(&pipeline, "ads.bad", "row", bad)
+}
+
+#[test]
+fn a_plugin_makes_none_one_or_several_rows_of_one() -> Result<()> {
+    let scratch = Scratch::new("transform-plugin")?;
+    let transforms = format!(
+        r#"
+[plugins.touchpoints]
+path = "{}"
+
+[transforms.touches]
+inputs = ["events"]
+set = {{ revenue = "CASE WHEN campaign_id = 'campaign-000001' THEN NULL ELSE revenue END" }}
+plugin = "touchpoints"
+config = {{ without_platform = "ctv" }}
+on_error = "dead-letter"
+consecutive_limit = 1000
+"#,
+        paths::built_plugin("touchpoints")?.display()
+    );
+    let more = format!("{transforms}\n{}{}", table("touches", "touches"), table("bad", "touches.errors"));
+    let pipeline = generator(&scratch, more);
+    Millrace::run_to_end(&pipeline.write()?, MINUTE)?.ok()?;
+    let changed = "SELECT * REPLACE (CASE WHEN campaign_id = 'campaign-000001' THEN NULL ELSE revenue END AS revenue) FROM events";
+    let touches = format!(
+        "WITH e AS ({changed}) \
+         SELECT 'reach' AS touch, 1.0::DOUBLE AS weight, * FROM e WHERE event_type = 'click' OR \
+         (event_type = 'impression' AND platform IS DISTINCT FROM 'ctv') \
+         UNION ALL SELECT 'interest', 5.0, * FROM e WHERE event_type = 'click' \
+         UNION ALL SELECT 'purchase', revenue, * FROM e WHERE event_type = 'conversion' AND revenue IS NOT NULL"
+    );
+    oracle::query_matches(&pipeline, "ads.touches", "", &touches)?;
+    let bad = "SELECT 'touches' AS node, 'a conversion without revenue' AS reason, 'generator' AS topic, \
+               kafka_partition AS partition, kafka_offset AS \"offset\", timestamp AS event_time, NULL::BLOB AS payload \
+               FROM events WHERE event_type = 'conversion' AND campaign_id = 'campaign-000001'";
     oracle::query_matches(&pipeline, "ads.bad", "row", bad)
 }
 

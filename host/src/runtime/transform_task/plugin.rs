@@ -2,7 +2,7 @@
 //!
 //! It keeps nothing between calls, so a dead instance is replaced by a fresh one and the batch is tried again: first in
 //! halves, until the rows that kill it are alone; then all the others in one call. What blames a row and what does not is
-//! the same as for aggregations (`bisect`).
+//! the same as for aggregations (`bisect`), and so is the capture of the failed call (`recorder`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,6 +16,7 @@ use crate::plugin::{PluginError, Rejected, Transformed, Transformer};
 use crate::runtime::aggregate_task::InputColumn;
 use crate::runtime::bisect::{guilty_rows, plugin_at_fault, take, take_input};
 use crate::runtime::message::RunError;
+use crate::runtime::recorder::{Failed, PlaceOf, Recorder, with_command};
 use crate::runtime::stats::NodeStats;
 use crate::spec::columns;
 use crate::spec::model::TransformPluginSpec;
@@ -34,6 +35,7 @@ pub struct TransformPlugin {
     /// columns of the input that are appended
     appended: Vec<usize>,
     stats: Arc<NodeStats>,
+    recorder: Option<Recorder>,
 }
 
 impl TransformPlugin {
@@ -44,6 +46,7 @@ impl TransformPlugin {
         input: &Schema,
         open: OpenTransformer,
         stats: Arc<NodeStats>,
+        recorder: Option<Recorder>,
     ) -> Result<Self, RunError> {
         let plugin = open()?;
         let signature = plugin.signature();
@@ -52,7 +55,7 @@ impl TransformPlugin {
         let appended = output.fields.iter().skip(own).filter_map(|field| input.index_of(&field.name)).collect();
         let columns = columns::wanted_columns(input, &spec.columns, &signature.input);
         let input = columns.map(|(index, field)| InputColumn { index, field: field.clone() }).collect();
-        Ok(Self { node, open, input, output: output.to_arrow(), appended, plugin, stats })
+        Ok(Self { node, open, input, output: output.to_arrow(), appended, plugin, stats, recorder })
     }
 
     /// The new rows, the row that each came from (none: row for row), and the rows that failed.
@@ -60,12 +63,13 @@ impl TransformPlugin {
     pub fn apply(
         &mut self,
         batch: &RecordBatch,
+        place: PlaceOf<'_>,
     ) -> Result<(RecordBatch, Option<Vec<u32>>, Vec<(u32, String)>), RunError> {
         if batch.num_rows() == 0 {
             return Ok((RecordBatch::new_empty(Arc::clone(&self.output)), None, Vec::new()));
         }
         let columns = self.gather(batch)?;
-        let Transformed { columns, origins, rejected } = self.process(&columns, batch.num_rows())?;
+        let Transformed { columns, origins, rejected } = self.process(&columns, batch.num_rows(), place)?;
         let row_for_row = origins.len() == batch.num_rows() && origins.iter().copied().eq(0_u32..origins_end(&origins));
         let mut all = columns;
         for index in &self.appended {
@@ -93,9 +97,14 @@ impl TransformPlugin {
     }
 
     /// All rows but those that were refused or that the plugin cannot survive.
-    fn process(&mut self, columns: &[Option<ArrayRef>], rows: usize) -> Result<Transformed, RunError> {
+    fn process(
+        &mut self,
+        columns: &[Option<ArrayRef>],
+        rows: usize,
+        place: PlaceOf<'_>,
+    ) -> Result<Transformed, RunError> {
         match call(&mut *self.plugin, columns, rows) {
-            Err(error) if error.is_dead_instance() => self.without_the_guilty(&error, columns, rows),
+            Err(error) if error.is_dead_instance() => self.without_the_guilty(&error, columns, rows, place),
             other => Ok(other?),
         }
     }
@@ -105,19 +114,32 @@ impl TransformPlugin {
         error: &PluginError,
         columns: &[Option<ArrayRef>],
         rows: usize,
+        place: PlaceOf<'_>,
     ) -> Result<Transformed, RunError> {
         self.stats.plugin_failures_total.fetch_add(1, Relaxed);
         warn!(node = %self.node, rows, "{error}; a new instance takes over");
         self.plugin = (self.open)()?;
-        let guilty = if error.may_be_a_row() { self.find_guilty(columns, rows)? } else { Vec::new() };
+        let found = if error.may_be_a_row() { self.find_guilty(columns, rows) } else { Ok(Vec::new()) };
+        let captured = self.recorder.as_ref().and_then(|recorder| {
+            let (wanted, slots) = (&self.plugin.signature().input, &vec![0; rows]);
+            let (state_fields, state) = (&Schema::default(), &[]);
+            let failed = Failed { error, wanted, columns, slots, state_fields, state, asked: &[], windows: &[] };
+            recorder.record(&failed, found.as_deref().unwrap_or_default(), place)
+        });
+        let captured = captured.as_deref();
+        let at_fault = |again: PluginError| with_command(plugin_at_fault(&again), captured);
+        let mut guilty = found.map_err(|error| with_command(error, captured))?;
+        for row in &mut guilty {
+            row.reason.extend(captured.map(|command| format!("; again: {command}")));
+        }
         if guilty.is_empty() {
             // the same call once more: a failure that has passed is forgiven
-            return call(&mut *self.plugin, columns, rows).map_err(|again| plugin_at_fault(&again));
+            return call(&mut *self.plugin, columns, rows).map_err(at_fault);
         }
         let good: Vec<u32> =
             (0_u32..).take(rows).filter(|row| guilty.binary_search_by_key(row, |r| r.row).is_err()).collect();
         let done = call(&mut *self.plugin, &take_input(columns, &good)?, good.len());
-        let mut done = done.map_err(|again| plugin_at_fault(&again))?;
+        let mut done = done.map_err(at_fault)?;
         let whole = |row: u32| good.get(row as usize).copied();
         done.origins = done.origins.into_iter().filter_map(whole).collect();
         let rejected = done.rejected.into_iter().filter_map(|r| Some(Rejected { row: whole(r.row)?, ..r }));

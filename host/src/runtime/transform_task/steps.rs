@@ -13,6 +13,7 @@ use super::halves::{Made, by_halves};
 use super::plugin::TransformPlugin;
 use crate::expr::{Expression, Filter, Wrong};
 use crate::runtime::message::RunError;
+use crate::runtime::recorder::PlaceOf;
 use crate::spec::model::TransformSpec;
 
 pub struct Steps {
@@ -68,7 +69,8 @@ impl Steps {
         Ok(Self { filter, projections, plugin: plugin(&columns)? })
     }
 
-    pub fn apply(&mut self, batch: &RecordBatch) -> Result<Done, RunError> {
+    /// `place` says where a row of the batch came from.
+    pub fn apply(&mut self, batch: &RecordBatch, place: PlaceOf<'_>) -> Result<Done, RunError> {
         let mut done = Done { rows: None, from: None, failed: Vec::new() };
         if let Some(filter) = &self.filter {
             let (made, failed) = by_halves(batch, &|part| filter.evaluate(part));
@@ -86,7 +88,8 @@ impl Steps {
         }
         if let Some(plugin) = &mut self.plugin {
             let rows = done.rows.as_ref().unwrap_or(batch);
-            let (rows, from, failed) = plugin.apply(rows)?;
+            let origin = |row: u32| done.from.as_ref().map_or(Some(row), |from| from.get(row as usize).copied());
+            let (rows, from, failed) = plugin.apply(rows, &|row| origin(row).map(place).unwrap_or_default())?;
             done.then(rows, from, failed);
         }
         done.failed.sort_by_key(|(row, _)| *row);

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::steps::Done;
 use super::*;
+use crate::capture::Place;
 use crate::plugin::{PluginError, Rejected, TransformSignature, Transformed, Transformer, Wanted};
 use crate::spec::model::{OnError, Selected, TransformPluginSpec, TransformSpec};
 
@@ -41,7 +42,7 @@ fn set(name: &str, sql: &str) -> Vec<(String, String)> {
 }
 
 fn apply(spec: &TransformSpec, batch: &RecordBatch) -> Done {
-    Steps::new(spec, &input(), |_| Ok(None)).unwrap().apply(batch).unwrap()
+    Steps::new(spec, &input(), |_| Ok(None)).unwrap().apply(batch, &|_| Place::default()).unwrap()
 }
 
 fn numbers(batch: &RecordBatch, column: &str) -> Vec<i64> {
@@ -152,7 +153,7 @@ fn with_plugin(acts: Acts) -> (Steps, Arc<NodeStats>) {
             let (acts, calls) = (Arc::clone(&acts), Arc::clone(&calls));
             Ok(Box::new(Fragile { signature: signature(), acts, calls }))
         });
-        TransformPlugin::new("node".into(), &plugin, steps, open, of_plugin).map(Some)
+        TransformPlugin::new("node".into(), &plugin, steps, open, of_plugin, None).map(Some)
     });
     (steps.unwrap(), stats)
 }
@@ -160,7 +161,7 @@ fn with_plugin(acts: Acts) -> (Steps, Arc<NodeStats>) {
 #[test]
 fn a_plugin_s_columns_come_first_and_the_host_appends_the_others() {
     let (mut steps, stats) = with_plugin(Arc::new(|_, _| None));
-    let done = steps.apply(&rows(&[3, 4, 7, 5, -2])).unwrap();
+    let done = steps.apply(&rows(&[3, 4, 7, 5, -2]), &|_| Place::default()).unwrap();
     let made = done.rows.unwrap();
     let names: Vec<String> = made.schema().fields().iter().map(|f| f.name().clone()).collect();
     assert_eq!(names, ["copy", "n", "word"]);
@@ -175,11 +176,11 @@ fn a_plugin_s_columns_come_first_and_the_host_appends_the_others() {
 #[test]
 fn out_of_memory_blames_no_row_and_a_failure_that_has_passed_is_forgiven() {
     let (mut steps, _) = with_plugin(Arc::new(|n, _| (n == 5).then(|| trap(true))));
-    let error = steps.apply(&rows(&[3, 4, 5])).err().unwrap().to_string();
+    let error = steps.apply(&rows(&[3, 4, 5]), &|_| Place::default()).err().unwrap().to_string();
     assert!(error.contains("no row can be blamed"), "{error}");
     for out_of_memory in [true, false] {
         let (mut steps, stats) = with_plugin(Arc::new(move |_, call| (call == 0).then(|| trap(out_of_memory))));
-        let done = steps.apply(&rows(&[3, 4, 5])).unwrap();
+        let done = steps.apply(&rows(&[3, 4, 5]), &|_| Place::default()).unwrap();
         assert_eq!((done.from, done.failed), (Some(vec![1, 2, 2]), vec![]));
         assert_eq!(stats.plugin_failures_total.load(Relaxed), 1);
     }
@@ -191,7 +192,7 @@ proptest! {
     fn poison_rows_go_and_all_others_come_through(numbers_in in prop::collection::vec(-3_i64..60, 1..80)) {
         let is_poison = |n: i64| n % 11 == 6;
         let (mut steps, _) = with_plugin(Arc::new(move |n, _| is_poison(n).then(|| trap(false))));
-        let done = steps.apply(&rows(&numbers_in)).unwrap();
+        let done = steps.apply(&rows(&numbers_in), &|_| Place::default()).unwrap();
         let (mut from, mut doubled, mut failed) = (vec![], vec![], vec![]);
         for (row, &n) in (0_u32..).zip(&numbers_in).filter(|(_, n)| **n != 7) {
             if is_poison(n) {
