@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::project::{FILE, Project};
 use super::{BuildArgs, Form, Language, load};
 use crate::cli::Failure;
-use crate::plugin::Kind;
+use crate::plugin::inspect;
 use crate::spec::show_bytes;
 
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
@@ -30,9 +30,7 @@ pub fn run(args: &BuildArgs) -> Result<(), Failure> {
         )));
     }
     let artifact = load::artifact(&project.component, Some(&project))?;
-    if artifact.kind() == Kind::Aggregation {
-        load::aggregation(&load::engine()?, &artifact)?;
-    }
+    inspect(&load::engine()?, &artifact).map_err(anyhow::Error::new)?;
     let (path, size) = (project.component.display(), artifact.size_bytes());
     match args.format {
         Form::Json => println!(
