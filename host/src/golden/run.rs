@@ -48,17 +48,7 @@ impl Subject {
     /// Opens the plugin with the case's configuration and columns; what does not fit is shown in the case's file.
     pub fn open(factory: &Arc<dyn AggregatorFactory>, case: &Case) -> Result<Self, Diagnostics> {
         let input = case.schema.schema.clone();
-        let spec = AggregationSpec {
-            inputs: Vec::new(),
-            key: case.key.clone(),
-            window: case.window.unwrap_or(WindowSpec::Tumbling { size_ms: 1, offset_ms: 0 }),
-            allowed_lateness_ms: 0,
-            plugin: factory.info().name.clone(),
-            config: case.config.clone(),
-            columns: case.columns.clone(),
-            on_error: OnError::DeadLetter,
-            consecutive_limit: u64::MAX,
-        };
+        let spec = spec_of(case, &factory.info().name);
         let wrong = columns::check_aggregation(&spec, &input);
         if !wrong.is_empty() {
             return Err(located(case, wrong));
@@ -120,6 +110,22 @@ impl Subject {
             Ok(outcome)
         };
         run().map_err(|error: crate::runtime::message::RunError| error.to_string())
+    }
+}
+
+/// The case as an aggregation of a pipeline; a transform has no key, and its window says nothing.
+pub fn spec_of(case: &Case, plugin: &str) -> AggregationSpec {
+    AggregationSpec {
+        inputs: Vec::new(),
+        key: case.key.clone(),
+        window: case.window.unwrap_or(WindowSpec::Tumbling { size_ms: 1, offset_ms: 0 }),
+        allowed_lateness_ms: 0,
+        plugin: plugin.to_owned(),
+        aggregates: Vec::new(),
+        config: case.config.clone(),
+        columns: case.columns.clone(),
+        on_error: OnError::DeadLetter,
+        consecutive_limit: u64::MAX,
     }
 }
 

@@ -8,11 +8,10 @@ use millrace_core::schema::{Field, Schema};
 
 use super::case::{Case, Step};
 use super::operator::{StepOutcome, silently};
-use super::run::{Outcome, located, refused};
+use super::run::{Outcome, located, refused, spec_of};
 use crate::plugin::{Signature, TransformSignature, TransformerFactory};
 use crate::spec::columns;
 use crate::spec::diagnostic::Diagnostics;
-use crate::spec::model::{AggregationSpec, OnError, WindowSpec};
 
 /// A transform as a case uses it.
 pub struct TransformSubject {
@@ -115,17 +114,7 @@ fn column(case: &Case, batch: &RecordBatch, wanted: &Field) -> Result<Option<Arr
 
 /// What it wants against what the case has: the same rules as an aggregation's.
 fn misfits(case: &Case, plugin: &str, signature: &TransformSignature) -> Vec<columns::Misfit> {
-    let spec = AggregationSpec {
-        inputs: Vec::new(),
-        key: Vec::new(),
-        window: WindowSpec::Tumbling { size_ms: 1, offset_ms: 0 },
-        allowed_lateness_ms: 0,
-        plugin: plugin.to_owned(),
-        config: String::new(),
-        columns: case.columns.clone(),
-        on_error: OnError::DeadLetter,
-        consecutive_limit: u64::MAX,
-    };
+    let spec = spec_of(case, plugin);
     let wanted = Signature {
         input: signature.input.clone(),
         state: Schema::default(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::project::below;
 use super::{KINDS, Language, NewArgs, vendor};
 use crate::cli::Failure;
 
@@ -26,7 +27,7 @@ pub fn run(args: &NewArgs) -> Result<(), Failure> {
     if args.language == Language::Rust {
         files.extend(vendor::sdk());
     }
-    let folder = args.path.join(&args.name);
+    let folder = below(&args.path, Path::new(&args.name));
     let is_empty = std::fs::read_dir(&folder).map_or(true, |mut entries| entries.next().is_none());
     if folder.exists() && !is_empty {
         return Err(Failure::Usage(format!(

@@ -74,7 +74,7 @@ impl Project {
 }
 
 /// `dir/path`, without a `./` that says nothing.
-fn below(dir: &Path, path: &Path) -> PathBuf {
+pub fn below(dir: &Path, path: &Path) -> PathBuf {
     if dir == Path::new(".") { path.to_owned() } else { dir.join(path) }
 }
 
