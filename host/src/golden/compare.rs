@@ -39,6 +39,17 @@ pub enum Line {
     },
 }
 
+impl Line {
+    /// The step's key that it is about.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Row { .. } | Self::Missing { .. } | Self::Unexpected { .. } => "expect",
+            Self::Rejected { .. } => "rejected",
+            Self::Late { .. } => "late",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnDiff {
     pub column: String,

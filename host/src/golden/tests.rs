@@ -156,7 +156,8 @@ fn what_came_out_is_written_into_the_file_and_nothing_else_changes() {
     let case = parse(text.clone()).unwrap();
     let subject = Subject::open(&native(), &case).unwrap();
     let outcome = subject.run(&case, Way::Tasks(1)).unwrap();
-    assert!(!differences(&case, &subject, &outcome).is_empty());
+    let found = differences(&case, &subject, &outcome);
+    assert_eq!(found.len(), 2);
     let table = |batches: &[_]| Table::of_results(subject.output(), case.key.len(), batches);
     let tables: Vec<_> = outcome
         .into_iter()
@@ -165,11 +166,8 @@ fn what_came_out_is_written_into_the_file_and_nothing_else_changes() {
             (step, rows)
         })
         .collect();
-    let updated = update::update(&case, &tables);
+    let updated = update::update(&case, &tables, &found);
     assert_eq!(run(updated.clone(), Way::Tasks(1)), [], "{updated}");
-    // a second update changes nothing
-    let case = parse(updated.clone()).unwrap();
-    assert_eq!(update::update(&case, &tables), updated);
     for kept in ["# kept: a comment", "# closes the first window\n", "[[steps]] # another\n", "user_id = \"u9\", at"] {
         assert!(updated.contains(kept), "{kept} is gone:\n{updated}");
     }
