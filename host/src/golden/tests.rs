@@ -351,7 +351,7 @@ mod transforms {
     use super::*;
     use crate::golden::transform::{TransformSubject, Way};
     use crate::plugin::{TransformSignature, Transformed, Transformer, TransformerFactory, Wanted};
-    use arrow_array::{Array as _, Int64Array, UInt32Array, cast::AsArray as _, types::Int64Type};
+    use arrow_array::{Int64Array, UInt32Array, cast::AsArray as _, types::Int64Type};
     use millrace_core::schema::{DataType, Field};
 
     /// Repeats a row `n` times, and refuses negative ones; with `flaw` it numbers the rows of a batch.
