@@ -152,3 +152,23 @@ fn put(built: &Path, component: &Path) -> Result<(), Failure> {
     std::fs::copy(built, &fresh).map_err(failed)?;
     Ok(std::fs::rename(&fresh, component).map_err(failed)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_missing_programs_are_named_in_one_line() {
+        let project = Project {
+            dir: PathBuf::from("."),
+            name: "p".into(),
+            kind: crate::plugin::Kind::Aggregation,
+            language: Language::Python,
+            component: PathBuf::from("target/p.wasm"),
+            build: vec!["sh".into()],
+            needs: vec!["sh".into(), "no-such-program".into(), "nor-this".into()],
+        };
+        let Err(Failure::Usage(message)) = need(&project) else { panic!("nothing is missing") };
+        assert_eq!(message, "error: to build p in python this machine lacks: no-such-program, nor-this");
+    }
+}

@@ -52,7 +52,7 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
                     subjects.push((case, subject));
                 }
             }
-            if !args.no_laws && !args.update && args.case.is_empty() {
+            if !args.no_laws && !args.update && (args.case.is_empty() || project.is_none()) {
                 let folder = project.as_ref().map(Project::tests);
                 test_laws(subjects, &cases, folder.as_deref(), &mut report)?;
             }
