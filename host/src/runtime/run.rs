@@ -176,8 +176,17 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             all_tasks.insert(id.clone());
             let (restored, known) = read_state(&*parts.reader, node, key::key_group_range(task, tasks), wanted)?;
             files.insert(id.clone(), known);
-            let aggregate =
-                aggregate_task(&parts, node, &id, tasks, plugin, &mut graph, &events, &captures, options.observer.clone());
+            let aggregate = aggregate_task(
+                &parts,
+                node,
+                &id,
+                tasks,
+                plugin,
+                &mut graph,
+                &events,
+                &captures,
+                options.observer.clone(),
+            );
             let watermark_ms = state.watermark_ms;
             let gauge = &aggregate.watermark_gauge;
             gauge.store(watermark_ms.unwrap_or(UNKNOWN), Relaxed);
