@@ -13,6 +13,7 @@ pub mod generate;
 pub mod open;
 pub mod plugin;
 pub mod query;
+pub mod replay;
 pub mod run;
 
 #[derive(Debug, Parser)]
@@ -53,6 +54,11 @@ enum Command {
                       millrace query 'SELECT count(*) FROM lake.ads.campaign_events' -f pipelines/demo.toml --as-of 2026-01-31T12:00:00Z"
     )]
     Query(QueryArgs),
+    /// Run a failed call of a plugin again, from its capture; exit code 0: it succeeds now
+    #[command(after_help = "Examples:\n  millrace replay state/captures/metrics-0001\n  \
+                      millrace replay state/captures/metrics-0001 --plugin target/plugins/fixed.wasm\n  \
+                      millrace replay state/captures/metrics-0001 --rows guilty --format json")]
+    Replay(ReplayArgs),
     /// The campaign pipeline on an embedded source of events, with live results
     #[command(after_help = "Example:\n  millrace demo --rate 20000")]
     Demo(DemoArgs),
@@ -156,6 +162,33 @@ pub struct QueryArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// the capture: a folder with `capture.json`
+    pub file: PathBuf,
+    /// run this plugin instead of the one that failed
+    #[arg(long, value_name = "FILE.wasm")]
+    pub plugin: Option<PathBuf>,
+    /// the rows of the call that are sent
+    #[arg(long, value_enum, default_value_t = ReplayRows::All)]
+    pub rows: ReplayRows,
+    #[arg(long, value_enum, default_value_t = ReplayFormat::Text)]
+    pub format: ReplayFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReplayRows {
+    All,
+    /// those that were found to be the reason
+    Guilty,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReplayFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
 pub struct DemoArgs {
     /// events per second
     #[arg(long, default_value_t = 20_000)]
@@ -214,6 +247,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Plugin(command) => plugin::run(command),
     }

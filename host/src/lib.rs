@@ -10,6 +10,7 @@
 //! | [`expr`] | SQL expressions over a batch's columns |
 //! | [`plugin`] | batches through a sandboxed component (or the same logic natively) |
 //! | [`runtime`] | tasks on threads, exchanges between them, barriers, the run from start to end |
+//! | [`capture`] | a plugin's failed call on disk, for `millrace replay` |
 //! | [`checkpoint`] | the log of checkpoints and the state files, on any object store |
 //! | [`catalog`] | Iceberg catalogs opened from the pipeline file, durable local storage |
 //! | [`sink`] | rows out: Iceberg exactly once, Kafka, files, console |
@@ -28,6 +29,7 @@
     )
 )]
 
+pub mod capture;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;

@@ -8,6 +8,7 @@ use millrace_core::schema::Schema;
 
 use super::Failure;
 use crate::plugin::artifact::Artifact;
+use crate::plugin::builtin::BuiltinFactory;
 use crate::plugin::engine::PluginEngine;
 use crate::plugin::limits::PluginLimits;
 use crate::plugin::wasm::WasmFactory;
@@ -18,7 +19,7 @@ use crate::spec::{self, Loaded, Resolved};
 /// A pipeline with its plugins opened and every edge checked.
 pub struct Opened {
     pub resolved: Resolved,
-    /// by name in the file
+    /// by name in the file, see [`AggregationSpec::plugin`](crate::spec::model::AggregationSpec)
     pub factories: BTreeMap<String, Arc<dyn AggregatorFactory>>,
     /// digest → the bytes as they were given, to be kept with the checkpoints
     pub plugin_bytes: BTreeMap<String, Vec<u8>>,
@@ -60,6 +61,10 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             }
         }
     }
+    for (_, node) in loaded.pipeline.aggregations.iter().filter(|(_, node)| !node.aggregates.is_empty()) {
+        let factory = BuiltinFactory::new(&node.plugin, &node.aggregates, memory_share(&loaded.pipeline));
+        factories.insert(node.plugin.clone(), Arc::new(factory));
+    }
     let open = |name: &str, _: &PluginSpec, config: &str, offered: &Schema| -> Result<Signature, String> {
         if let Some(message) = broken.get(name) {
             return Err(message.clone());
@@ -87,10 +92,7 @@ fn open_plugin(
     let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
     let engine = match engine {
         Some(engine) => Arc::clone(engine),
-        None => {
-            let made = Arc::new(PluginEngine::new(cache_dir().as_deref()).map_err(|e| e.to_string())?);
-            Arc::clone(engine.insert(made))
-        }
+        None => Arc::clone(engine.insert(start_engine()?)),
     };
     let limits = PluginLimits {
         deadline: std::time::Duration::from_millis(spec.deadline_ms),
@@ -100,6 +102,10 @@ fn open_plugin(
     let factory = WasmFactory::new(&engine, name, &artifact, limits).map_err(|e| e.to_string())?;
     let bytes = std::fs::read(&spec.path).map_err(|e| format!("{}: {e}", spec.path.display()))?;
     Ok((Arc::new(factory), bytes))
+}
+
+pub fn start_engine() -> Result<Arc<PluginEngine>, String> {
+    PluginEngine::new(cache_dir().as_deref()).map(Arc::new).map_err(|e| e.to_string())
 }
 
 /// Compiled plugins are kept here between runs.

@@ -115,6 +115,7 @@ impl Operator {
                     reopen(node),
                     KEPT_BYTES_MAX,
                     Arc::clone(&stats),
+                    None,
                 ),
                 window: Tumbling::new(size_ms, offset_ms),
                 allowed_lateness_ms: 0,

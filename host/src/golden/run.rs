@@ -54,6 +54,7 @@ impl Subject {
             window: case.window.unwrap_or(WindowSpec::Tumbling { size_ms: 1, offset_ms: 0 }),
             allowed_lateness_ms: 0,
             plugin: factory.info().name.clone(),
+            aggregates: Vec::new(),
             config: case.config.clone(),
             columns: case.columns.clone(),
             on_error: OnError::DeadLetter,

@@ -528,6 +528,22 @@ impl<'a> Cursor<'a> {
         );
     }
 
+    /// These keys have been dealt with, or are known but absent.
+    pub fn skip(&self, keys: &[&str]) {
+        self.read.borrow_mut().extend(keys.iter().map(|key| (*key).to_owned()));
+    }
+
+    /// The span of a part of a string value, or of all of it where the file spells it in another way (escapes, `${…}`).
+    pub fn span_within(&self, key: &str, text: &str, part: Option<&Range<usize>>) -> Range<usize> {
+        let value = self.value_span(&[key]);
+        let written = self.doc.source.text.get(value.clone()).unwrap_or_default();
+        let quoted = ["\"", "'"].iter().any(|quote| written == format!("{quote}{text}{quote}"));
+        match part {
+            Some(part) if quoted => value.start + 1 + part.start..value.start + 1 + part.end,
+            _ => value,
+        }
+    }
+
     /// The rest of this table is not looked at: what it would mean is not known.
     pub fn skip_rest(&self) {
         self.read.borrow_mut().extend(self.keys());

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use millrace_core::schema::Schema;
 
+use crate::plugin::builtin::Aggregate;
+
 /// Names to nodes, in the order of the file.
 pub type Named<T> = Vec<(String, T)>;
 
@@ -61,6 +63,8 @@ pub enum OnError {
 pub struct ErrorsSpec {
     pub on_error: OnError,
     pub consecutive_limit: u64,
+    /// a folder, absolute, for what is needed to run a plugin's failed call again; none: nothing is kept
+    pub captures: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -213,9 +217,11 @@ pub struct AggregationSpec {
     pub key: Vec<String>,
     pub window: WindowSpec,
     pub allowed_lateness_ms: u64,
-    /// a key of [`Pipeline::plugins`]
+    /// a key of [`Pipeline::plugins`]; with `aggregates` a name that no plugin can have
     pub plugin: String,
-    /// JSON object
+    /// in place of a plugin, in the order of the file; else empty
+    pub aggregates: Vec<Aggregate>,
+    /// JSON object; with `aggregates` their canonical text
     pub config: String,
     /// what the plugin calls X is column Y here
     pub columns: BTreeMap<String, String>,

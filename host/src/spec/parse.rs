@@ -10,6 +10,7 @@ use super::model::{AggregationSpec, CatalogSpec, Named, OnError, PluginSpec, Sin
 use super::suggest;
 use millrace_core::schema::Schema;
 
+mod aggregate;
 pub(crate) mod aggregation;
 mod catalog;
 mod head;

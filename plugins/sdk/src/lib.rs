@@ -48,6 +48,8 @@
 //! | [`plugin`] | what all kinds share: refusals, and what functions may return |
 //! | [`state`] | state field ↔ typed columns |
 //! | [`distinct`] | distinct counts, exact (interned strings) and HyperLogLog |
+//! | [`topk`] | the most frequent values, with a bound of the error |
+//! | [`by_time`] | the value at the earliest or latest time |
 //! | [`output`] | results → columns |
 
 // The derives write paths that begin with `::millrace_plugin`; this makes them work in this crate's own tests, too.
@@ -55,6 +57,7 @@
 extern crate self as millrace_plugin;
 
 pub mod aggregation;
+pub mod by_time;
 pub mod column;
 pub mod config;
 pub mod distinct;
@@ -67,17 +70,20 @@ pub mod output;
 pub mod plugin;
 pub mod rows;
 pub mod state;
+pub mod topk;
 pub mod transform;
 pub mod value;
 
 /// All that a plugin usually needs.
 pub mod prelude {
     pub use crate::aggregation::{Aggregation, Window};
+    pub use crate::by_time::{Earliest, Latest};
     pub use crate::distinct::{Distinct, DistinctCount};
     pub use crate::host::{Level, count, log};
     pub use crate::input::Strings;
     pub use crate::join::{Join, OneSide};
     pub use crate::plugin::Reject;
+    pub use crate::topk::TopK;
     pub use crate::transform::Transform;
     pub use crate::value::{Date, Decimal, Timestamp, Timestamptz};
     pub use millrace_plugin_macros::{Config, Input, Output, State, aggregation, join, transform};

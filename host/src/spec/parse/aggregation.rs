@@ -1,6 +1,9 @@
-//! `[aggregations.NAME]`: key, window, plugin.
+//! `[aggregations.NAME]`: key, window, plugin or aggregates.
 
-use super::{Known, errors, inputs, reference};
+use std::collections::BTreeMap;
+
+use super::{Known, aggregate, errors, inputs, reference};
+use crate::plugin::builtin::{Aggregate, canonical};
 use crate::spec::cursor::{Cursor, Word};
 use crate::spec::diagnostic::Diagnostic;
 use crate::spec::model::{AggregationSpec, WindowSpec};
@@ -34,16 +37,65 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
     } else {
         c.choice("emit", &[("on_close", Word::Now(()))]);
     }
-    c.later(&["aggregate", "state_ttl"]);
+    c.later(&["state_ttl"]);
+    let logic = logic(c, known);
+    let (on_error, consecutive_limit) = errors(c, known.head);
+    c.finish();
+
+    let names = inputs.clone().unwrap_or_default();
+    let spec = (|| {
+        let Logic { plugin, aggregates, config, columns } = logic?;
+        Some(AggregationSpec {
+            inputs: inputs?,
+            key: key?,
+            window: window?,
+            allowed_lateness_ms: 0,
+            plugin,
+            aggregates,
+            config,
+            columns,
+            on_error,
+            consecutive_limit,
+        })
+    })();
+    (names, spec)
+}
+
+/// What is computed for each group.
+struct Logic {
+    plugin: String,
+    aggregates: Vec<Aggregate>,
+    config: String,
+    columns: BTreeMap<String, String>,
+}
+
+fn logic(c: &Cursor<'_>, known: &Known<'_>) -> Option<Logic> {
+    if c.has("aggregate") {
+        if c.has("plugin") {
+            c.report(
+                Diagnostic::error(c.key_span("aggregate"), format!("{} has `plugin` and `aggregate`", c.what()))
+                    .context(c.key_span("plugin"), "the plugin")
+                    .hint("it takes one of them: give the other an aggregation of its own"),
+            );
+        }
+        let node = c.path.last().cloned().unwrap_or_default();
+        let aggregates = aggregate::read(c);
+        c.skip(&["plugin", "config", "columns"]);
+        let aggregates = aggregates?;
+        return Some(Logic {
+            plugin: format!("aggregate of {node}"),
+            config: canonical(&aggregates),
+            aggregates,
+            columns: BTreeMap::new(),
+        });
+    }
     let plugin = if c.has("plugin") {
         reference(c, "plugin", "plugin", known.plugins)
     } else {
-        if !c.has("aggregate") {
-            c.report(
-                Diagnostic::error(c.own_span(), format!("{} lacks `plugin`", c.what()))
-                    .hint("name one of `[plugins]`: `plugin = \"…\"`"),
-            );
-        }
+        c.report(
+            Diagnostic::error(c.own_span(), format!("{} lacks `plugin` or `aggregate`", c.what()))
+                .hint("name one of `[plugins]`: `plugin = \"…\"`; or count without one: `aggregate = { events = \"count(*)\" }`"),
+        );
         None
     };
     let config = if c.has("config") {
@@ -52,24 +104,8 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
         Some("{}".to_owned())
     };
     let columns = c.string_map("columns");
-    let (on_error, consecutive_limit) = errors(c, known.head);
-    c.finish();
-
-    let names = inputs.clone().unwrap_or_default();
-    let spec = (|| {
-        Some(AggregationSpec {
-            inputs: inputs?,
-            key: key?,
-            window: window?,
-            allowed_lateness_ms: 0,
-            plugin: plugin?,
-            config: config?,
-            columns,
-            on_error,
-            consecutive_limit,
-        })
-    })();
-    (names, spec)
+    c.skip(&["aggregate"]);
+    Some(Logic { plugin: plugin?, aggregates: Vec::new(), config: config?, columns })
 }
 
 pub(crate) fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
