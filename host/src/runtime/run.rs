@@ -180,8 +180,17 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             let range = key::key_group_range(task, tasks);
             let (restored, known) = read_state(&*parts.reader, node.spec.key.len(), range, wanted)?;
             files.insert(id.clone(), known);
-            let aggregate =
-                aggregate_task(&parts, node, &id, tasks, plugin, &mut graph, &events, &captures, options.observer.clone());
+            let aggregate = aggregate_task(
+                &parts,
+                node,
+                &id,
+                tasks,
+                plugin,
+                &mut graph,
+                &events,
+                &captures,
+                options.observer.clone(),
+            );
             let watermark_ms = state.watermark_ms;
             let gauge = &aggregate.watermark_gauge;
             gauge.store(watermark_ms.unwrap_or(UNKNOWN), Relaxed);

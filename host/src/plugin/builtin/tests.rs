@@ -83,9 +83,9 @@ fn column(name: &str, values: &[Option<i64>]) -> ArrayRef {
         }
         "s" => Arc::new(each.map(|v| v.map(|v| format!("v{v}"))).collect::<StringArray>()),
         "b" => Arc::new(each.map(|v| v.map(|v| v % 2 == 0)).collect::<BooleanArray>()),
-        "t" => Arc::new(
-            each.map(|v| v.map(|v| v * 1_000_000)).collect::<TimestampMicrosecondArray>().with_timezone(UTC),
-        ),
+        "t" => {
+            Arc::new(each.map(|v| v.map(|v| v * 1_000_000)).collect::<TimestampMicrosecondArray>().with_timezone(UTC))
+        }
         "day" => Arc::new(each.map(|v| v.map(|v| v as i32)).collect::<Date32Array>()),
         "x" => Arc::new(each.map(|v| v.map(|v| v.to_be_bytes().to_vec())).collect::<BinaryArray>()),
         other => panic!("{other}"),
@@ -188,7 +188,11 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let row = (0..SLOTS, -12..12_i32, any::<u16>()).prop_map(|(slot, value, bits)| Row { slot, value, nulls: bits & bits >> 5 });
+    let row = (0..SLOTS, -12..12_i32, any::<u16>()).prop_map(|(slot, value, bits)| Row {
+        slot,
+        value,
+        nulls: bits & bits >> 5,
+    });
     let step = prop_oneof![
         4 => prop::collection::vec(row, 0..40).prop_map(Step::Update),
         1 => prop_oneof![Just(1_u64), Just(300), Just(1 << 20)].prop_map(Step::Restore),
@@ -256,16 +260,20 @@ fn longs(values: &[i64]) -> Vec<Option<ArrayRef>> {
 /// A row that does not fit is refused as a whole, whatever comes before and after it in the call.
 #[test]
 fn no_sum_wraps_around() {
-    let aggregates = [parse("total", "sum(l)").unwrap(), parse("n", "count(*)").unwrap(), parse("top", "max(l)").unwrap()];
+    let aggregates =
+        [parse("total", "sum(l)").unwrap(), parse("n", "count(*)").unwrap(), parse("top", "max(l)").unwrap()];
     let mut plugin = open(&aggregates);
-    let refused = plugin.update(&longs(&[i64::MAX - 1, 1, 1, i64::MAX, -5, 4]), &[0, 0, 0, 1, 0, 0], SLOTS as u32).unwrap();
+    let refused =
+        plugin.update(&longs(&[i64::MAX - 1, 1, 1, i64::MAX, -5, 4]), &[0, 0, 0, 1, 0, 0], SLOTS as u32).unwrap();
     assert_eq!(refused.iter().map(|r| r.row).collect::<Vec<_>>(), [2]);
     assert!(refused[0].reason.contains("leave the range of long"), "{}", refused[0].reason);
-    assert_eq!(answers(&mut *plugin)[..2], [[(i64::MAX - 1).to_string(), "4".into(), (i64::MAX - 1).to_string()], [
-        i64::MAX.to_string(),
-        "1".into(),
-        i64::MAX.to_string()
-    ]]);
+    assert_eq!(
+        answers(&mut *plugin)[..2],
+        [
+            [(i64::MAX - 1).to_string(), "4".into(), (i64::MAX - 1).to_string()],
+            [i64::MAX.to_string(), "1".into(), i64::MAX.to_string()]
+        ]
+    );
     // state that does not fit together is an error
     let chunk = export(&mut *plugin, 1 << 20).remove(0);
     let error = plugin.merge(&chunk.columns, &chunk.groups, SLOTS as u32).unwrap_err();
@@ -273,7 +281,8 @@ fn no_sum_wraps_around() {
 
     let mut plugin = open(&[parse("total", "sum(m)").unwrap()]);
     let wide = Schema::new(vec![Field::new("m", DataType::Decimal { precision: 38, scale: 2 }, true)]);
-    let mut widest = BuiltinFactory::new("test", &[parse("total", "sum(m)").unwrap()], u64::MAX).open("", &wide).unwrap();
+    let mut widest =
+        BuiltinFactory::new("test", &[parse("total", "sum(m)").unwrap()], u64::MAX).open("", &wide).unwrap();
     let most = 10_i128.pow(38) - 1;
     let decimals = |values: Vec<i128>, precision| -> Vec<Option<ArrayRef>> {
         vec![Some(Arc::new(Decimal128Array::from(values).with_precision_and_scale(precision, 2).unwrap()))]
@@ -286,12 +295,21 @@ fn no_sum_wraps_around() {
 #[test]
 fn a_large_set_leaves_in_parts() {
     let count = state::PART_VALUES_MAX as i64 * 2 + 5;
-    let aggregates = [parse("n", "count(distinct l)").unwrap(), parse("t", "count(distinct s)").unwrap(), parse("all", "count(*)").unwrap()];
+    let aggregates = [
+        parse("n", "count(distinct l)").unwrap(),
+        parse("t", "count(distinct s)").unwrap(),
+        parse("all", "count(*)").unwrap(),
+    ];
     let mut plugin = open(&aggregates);
-    let columns: Vec<Option<ArrayRef>> = plugin.signature().input.iter().map(|w| {
-        let values: Vec<Option<i64>> = (0..count).map(Some).collect();
-        Some(column(&w.field.name, &values))
-    }).collect();
+    let columns: Vec<Option<ArrayRef>> = plugin
+        .signature()
+        .input
+        .iter()
+        .map(|w| {
+            let values: Vec<Option<i64>> = (0..count).map(Some).collect();
+            Some(column(&w.field.name, &values))
+        })
+        .collect();
     plugin.update(&columns, &vec![1; count as usize], SLOTS as u32).unwrap();
     let held = plugin.size().unwrap();
     assert!(held > count as u64 * 15, "{held}");
