@@ -70,6 +70,30 @@ def metrics(db, args):
     return wrong
 
 
+def counts(db, args):
+    db.register("source", tables.arrow_or_reader(db, args, args.events_table))
+    db.execute("CREATE TABLE events AS SELECT * REPLACE (epoch_ms(timestamp) AS timestamp) FROM source")
+    expected.create_counts(db, args.window_ms)
+    db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
+    times = ", ".join(f"epoch_ms({c}) AS {c}" for c in ["window_start", "first_at", "last_at"])
+    db.execute(f"CREATE TABLE actual AS SELECT * EXCLUDE window_end REPLACE ({times}) FROM table_rows")
+    exact = "platform, window_start, events, sales, clicks, dearest, first_at, last_at, first_user, users"
+    wrong = differ(db, "rows missing", f"SELECT {exact} FROM expected_counts EXCEPT ALL SELECT {exact} FROM actual")
+    wrong += differ(db, "rows too many", f"SELECT {exact} FROM actual EXCEPT ALL SELECT {exact} FROM expected_counts")
+    close = [("revenue", 1e-9), ("average", 1e-9), ("about_users", 0.07)]
+    tests = [f"(a.{c} IS NULL) <> (e.{c} IS NULL) OR abs(a.{c} - e.{c}) > {by} * e.{c}" for c, by in close]
+    wrong += differ(
+        db,
+        "rows with other values",
+        f"SELECT e.*, a.* FROM expected_counts e JOIN actual a USING (platform, window_start) WHERE {' OR '.join(tests)}",
+    )
+    count, empty = db.sql("SELECT count(*), count(*) FILTER (revenue IS NULL) FROM expected_counts").fetchall()[0]
+    if count == 0 or empty == 0:
+        sys.exit("the events make no group, or none without revenue: too little was compared")
+    print(f"{args.table}: {count} groups, {'equal' if not wrong else 'NOT equal'}")
+    return wrong
+
+
 def events(db, args):
     expected.load_events(db, args.events)
     db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
@@ -197,12 +221,14 @@ def main():
     parser.add_argument("--catalog", required=True)
     parser.add_argument("--catalog-properties", type=json.loads, required=True)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("metrics", "events", "state", "complete", "query", "seen", "snapshot"):
+    for name in ("metrics", "counts", "events", "state", "complete", "query", "seen", "snapshot"):
         commands.add_parser(name).add_argument("--table", required=True)
     source = commands.choices["metrics"].add_mutually_exclusive_group(required=True)
     source.add_argument("--events")
     source.add_argument("--events-table")
     commands.choices["metrics"].add_argument("--window-ms", type=int, required=True)
+    commands.choices["counts"].add_argument("--events-table", required=True)
+    commands.choices["counts"].add_argument("--window-ms", type=int, required=True)
     commands.choices["events"].add_argument("--events", required=True)
     commands.choices["events"].add_argument("--copies", type=int, default=1)
     commands.choices["complete"].add_argument("--count", type=int, required=True)
@@ -219,7 +245,7 @@ def main():
     commands.choices["seen"].add_argument("--query", required=True)
     args = parser.parse_args()
     commands = {
-        "metrics": metrics, "events": events, "state": state, "complete": complete, "query": query, "seen": seen, "snapshot": snapshot,
+        "metrics": metrics, "counts": counts, "events": events, "state": state, "complete": complete, "query": query, "seen": seen, "snapshot": snapshot,
     }  # fmt: skip
     command = commands[args.command]
     with duckdb.connect() as db:

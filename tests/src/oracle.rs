@@ -110,6 +110,12 @@ pub fn metrics_match_events_table(pipeline: &Pipeline, window_ms: i64) -> Result
         .map(drop)
 }
 
+/// The table of aggregates without a plugin is what DuckDB computes from a raw events table.
+pub fn counts_match_events_table(pipeline: &Pipeline, table: &str, window_ms: i64) -> Result<()> {
+    check(pipeline, &["counts", "--table", table, "--events-table", EVENTS, "--window-ms", &window_ms.to_string()])
+        .map(drop)
+}
+
 /// DuckDB reads the last checkpoint's state files: with what is in the campaign table, they are all events of the raw table.
 pub fn state_matches_events_table(pipeline: &Pipeline, window_ms: i64) -> Result<()> {
     let (state, window_ms) = (pipeline.state(), window_ms.to_string());

@@ -116,6 +116,7 @@ impl Operator {
                     KEPT_BYTES_MAX,
                     Arc::clone(&stats),
                     None,
+                    u64::MAX,
                 ),
                 window: Tumbling::new(size_ms, offset_ms),
                 allowed_lateness_ms: 0,

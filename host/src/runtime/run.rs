@@ -180,8 +180,17 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             let range = key::key_group_range(task, tasks);
             let (restored, known) = read_state(&*parts.reader, node.spec.key.len(), range, wanted)?;
             files.insert(id.clone(), known);
-            let aggregate =
-                aggregate_task(&parts, node, &id, tasks, plugin, &mut graph, &events, &captures, options.observer.clone());
+            let aggregate = aggregate_task(
+                &parts,
+                node,
+                &id,
+                tasks,
+                plugin,
+                &mut graph,
+                &events,
+                &captures,
+                options.observer.clone(),
+            );
             let watermark_ms = state.watermark_ms;
             let gauge = &aggregate.watermark_gauge;
             gauge.store(watermark_ms.unwrap_or(UNKNOWN), Relaxed);
@@ -465,7 +474,15 @@ fn aggregate_task(
         ),
         events: events.clone(),
         input,
-        plugin: Accumulator::new(Arc::clone(&node.name), plugin, open, kept_bytes_max, Arc::clone(&stats), recorder),
+        plugin: Accumulator::new(
+            Arc::clone(&node.name),
+            plugin,
+            open,
+            kept_bytes_max,
+            Arc::clone(&stats),
+            recorder,
+            node.spec.consecutive_limit,
+        ),
         window: Tumbling::new(size_ms, offset_ms),
         allowed_lateness_ms: i64::try_from(node.spec.allowed_lateness_ms).unwrap_or(i64::MAX),
         key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),

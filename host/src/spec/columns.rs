@@ -192,7 +192,10 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
             wrong.push(misfit(
                 &["aggregate", &field.name],
                 format!("the result would have two columns `{}`", field.name),
-                Some("the result is the key columns, `window_start`, `window_end`, then the aggregates: rename this one".into()),
+                Some(
+                    "the result is the key columns, `window_start`, `window_end`, then the aggregates: rename this one"
+                        .into(),
+                ),
             ));
         } else if twice {
             wrong.push(misfit(

@@ -279,11 +279,7 @@ fn pipeline(process: &Process) -> model::Pipeline {
             tolerated_failures: 0,
         },
         state: model::StateSpec { memory_limit_bytes: life.memory_limit_bytes },
-        errors: model::ErrorsSpec {
-            on_error: model::OnError::DeadLetter,
-            consecutive_limit: u64::MAX,
-            captures: None,
-        },
+        errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX, captures: None },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),
         schemas: BTreeMap::new(),
