@@ -153,7 +153,7 @@ fn with_plugin(acts: Acts) -> (Steps, Arc<NodeStats>) {
             let (acts, calls) = (Arc::clone(&acts), Arc::clone(&calls));
             Ok(Box::new(Fragile { signature: signature(), acts, calls }))
         });
-        TransformPlugin::new("node".into(), &plugin, steps, open, of_plugin, None).map(Some)
+        TransformPlugin::new("node".into(), &plugin, steps, open, of_plugin, None, 5).map(Some)
     });
     (steps.unwrap(), stats)
 }
@@ -184,6 +184,16 @@ fn out_of_memory_blames_no_row_and_a_failure_that_has_passed_is_forgiven() {
         assert_eq!((done.from, done.failed), (Some(vec![1, 2, 2]), vec![]));
         assert_eq!(stats.plugin_failures_total.load(Relaxed), 1);
     }
+}
+
+#[test]
+fn too_many_failures_in_a_row_stop_the_run() {
+    // every other call fails: each failure is forgiven, and the next batch fails again
+    let (mut steps, _) = with_plugin(Arc::new(|_, call| (call % 2 == 0).then(|| trap(true))));
+    let mut once = || steps.apply(&rows(&[4]), &|_| Place::default()).map(|_| ());
+    (1..5).for_each(|_| once().unwrap());
+    let error = once().unwrap_err().to_string();
+    assert!(error.contains("5 calls in a row have failed"), "{error}");
 }
 
 proptest! {
