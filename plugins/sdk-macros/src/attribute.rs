@@ -267,7 +267,6 @@ pub fn expand(kind: &Kind, arguments: &Arguments, mut item: ItemImpl) -> Result<
             type #associated = #lowered<#ty>;
         }
 
-        #[cfg(target_arch = "wasm32")]
         #export!(#ty);
     })
 }
