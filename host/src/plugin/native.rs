@@ -107,7 +107,8 @@ impl<A: Accumulator> Aggregator for Native<A> {
 
     fn update(&mut self, columns: &[Option<ArrayRef>], groups: &[u32], total_groups: u32) -> Result<Vec<Rejected>> {
         let update = |columns: &[ColumnRef<'_>]| self.accumulator.update(columns, groups, total_groups);
-        let rejected = borrowed(columns.iter().map(Option::as_ref), update).map_err(|e| broke(&self.plugin, "update", e))?;
+        let rejected =
+            borrowed(columns.iter().map(Option::as_ref), update).map_err(|e| broke(&self.plugin, "update", e))?;
         rejected.map(rejected_out).map_err(|e| self.broke("update", e))
     }
 

@@ -214,7 +214,10 @@ fn a_transform_maps_drops_multiplies_and_refuses() {
         // a missing column, an option, and a batch without a row
         let mut other = factory.open(r#"{"separator": "|"}"#, &input).unwrap();
         let out = other.process(&[columns[0].clone(), columns[1].clone(), None], 5).unwrap();
-        assert_eq!((strings(&out.columns[0]), longs(&out.columns[1])), (vec!["a", "b, c", ""], [1, 3, 5].map(Some).into()));
+        assert_eq!(
+            (strings(&out.columns[0]), longs(&out.columns[1])),
+            (vec!["a", "b, c", ""], [1, 3, 5].map(Some).into())
+        );
         let none: Vec<Option<ArrayRef>> = columns.iter().map(|c| c.as_ref().map(|c| c.slice(0, 0))).collect();
         let out = clean.process(&none, 0).unwrap();
         assert_eq!((out.columns[0].len(), out.origins.len(), out.rejected.len()), (0, 0, 0));
@@ -277,7 +280,8 @@ fn a_panic_carries_its_message_and_its_place() {
     let kinds: ArrayRef = Arc::new(StringArray::from(vec!["panic"]));
     let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
     let error = clean.process(&[Some(kinds), Some(numbers), None], 1).unwrap_err().to_string();
-    let line = include_str!("../../../plugins/sdk-guests/src/clean.rs").lines().position(|l| l.contains("panic!(")).unwrap();
+    let line =
+        include_str!("../../../plugins/sdk-guests/src/clean.rs").lines().position(|l| l.contains("panic!(")).unwrap();
     assert!(error.contains("no kind is called panic"), "{error}");
     assert!(error.contains(&format!("sdk-guests/src/clean.rs:{}:", line + 1)), "{error}");
 }
