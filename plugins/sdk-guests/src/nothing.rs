@@ -22,10 +22,8 @@ impl Accumulator for Nothing {
     }
 
     fn signature(&self) -> Signature {
-        let wanted = |name, data_type, nullable| Wanted {
-            field: Field::new(name, data_type, nullable),
-            optional: false,
-        };
+        let wanted =
+            |name, data_type, nullable| Wanted { field: Field::new(name, data_type, nullable), optional: false };
         Signature {
             input: vec![wanted("event_type", DataType::Utf8, false), wanted("revenue", DataType::Float64, true)],
             state: Vec::new(),

@@ -175,7 +175,7 @@ impl<'a> Strings<'a> {
         self.offsets.len().saturating_sub(1)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &'a str> {
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let strings = *self;
         (0..strings.len()).map(move |i| strings.at(i))
     }
@@ -253,9 +253,8 @@ impl<'a> InputField<'a> for &'a [u8] {
 
 /// Offsets of `rows` values never decrease and stay within what they cut.
 fn check_offsets(offsets: &[u32], length: usize, rows: usize) -> Result<(), String> {
-    let fits = offsets.len() == rows + 1
-        && offsets.is_sorted()
-        && offsets.last().is_some_and(|last| *last as usize <= length);
+    let fits =
+        offsets.len() == rows + 1 && offsets.is_sorted() && offsets.last().is_some_and(|last| *last as usize <= length);
     if fits { Ok(()) } else { Err("has offsets that do not fit".into()) }
 }
 

@@ -38,11 +38,7 @@ impl<P: JoinPlugin> wit::Guest for Component<P> {
         columns::info(P::Joiner::info())
     }
 
-    fn open(
-        config: String,
-        left: Vec<types::Field>,
-        right: Vec<types::Field>,
-    ) -> Result<wit::Signature, types::Error> {
+    fn open(config: String, left: Vec<types::Field>, right: Vec<types::Field>) -> Result<wit::Signature, types::Error> {
         super::report_panics();
         let joiner = P::Joiner::open(&config, &columns::fields_in(left), &columns::fields_in(right));
         let joiner = joiner.map_err(columns::error)?;

@@ -142,8 +142,10 @@ mod measured {
     /// ns of a call of the plugin that does nothing.
     fn empty_call(engine: &Arc<PluginEngine>) -> Result<f64> {
         let mut nothing = wasm(engine, "nothing")?;
-        let empty: Vec<Option<ArrayRef>> =
-            vec![Some(Arc::new(StringArray::from(Vec::<&str>::new()))), Some(Arc::new(Float64Array::from(Vec::<f64>::new())))];
+        let empty: Vec<Option<ArrayRef>> = vec![
+            Some(Arc::new(StringArray::from(Vec::<&str>::new()))),
+            Some(Arc::new(Float64Array::from(Vec::<f64>::new()))),
+        ];
         let mut best = f64::INFINITY;
         for _ in 0..ROUNDS {
             const CALLS: u32 = 1_000;
