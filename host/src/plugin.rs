@@ -13,11 +13,12 @@ pub mod engine;
 pub mod limits;
 pub mod native;
 mod store;
+mod wasi;
 pub mod wasm;
 
 pub use artifact::{Artifact, Kind};
-pub use engine::PluginEngine;
-pub use limits::PluginLimits;
+pub use engine::{Compiler, PluginEngine};
+pub use limits::{Capabilities, PluginLimits};
 pub use wasm::{Inspection, Shape, WasmFactory, WasmJoinFactory, WasmTransformFactory, inspect, shape};
 
 /// What a plugin says of itself once it has seen its configuration and the columns it is offered.

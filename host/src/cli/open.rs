@@ -1,15 +1,14 @@
 //! What every command that reads a pipeline file does first: parse, open the plugins, check the columns.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use millrace_core::schema::Schema;
 
 use super::Failure;
 use crate::plugin::artifact::Artifact;
-use crate::plugin::engine::PluginEngine;
-use crate::plugin::limits::PluginLimits;
+use crate::plugin::engine::{Compiler, PluginEngine};
 use crate::plugin::wasm::WasmFactory;
 use crate::plugin::{AggregatorFactory, Signature};
 use crate::spec::model::{Pipeline, PluginSpec};
@@ -44,6 +43,7 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
     let mut factories: BTreeMap<String, Arc<dyn AggregatorFactory>> = BTreeMap::new();
     let mut plugin_bytes = BTreeMap::new();
     let mut broken: BTreeMap<String, String> = BTreeMap::new();
+    let mut inert_imports = BTreeMap::new();
     let mut engine = None;
     for (name, plugin) in &loaded.pipeline.plugins {
         if let Some(factory) = substitute.and_then(|s| s(name)) {
@@ -51,7 +51,8 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             continue;
         }
         match open_plugin(name, plugin, memory_share(&loaded.pipeline), &mut engine) {
-            Ok((factory, bytes)) => {
+            Ok((factory, bytes, inert)) => {
+                inert_imports.insert(name.clone(), inert);
                 plugin_bytes.insert(factory.digest().to_owned(), bytes);
                 factories.insert(name.clone(), factory);
             }
@@ -68,7 +69,8 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
         let instance = factory.open(config, offered).map_err(|e| e.to_string())?;
         Ok(instance.signature().clone())
     };
-    let resolved = spec::check_plugins(loaded, &open).map_err(|e| Failure::Usage(e.render(colour())))?;
+    let mut resolved = spec::check_plugins(loaded, &open).map_err(|e| Failure::Usage(e.render(colour())))?;
+    resolved.inert_imports = inert_imports;
     Ok(Opened { resolved, factories, plugin_bytes })
 }
 
@@ -83,29 +85,45 @@ fn open_plugin(
     spec: &PluginSpec,
     memory_share: u64,
     engine: &mut Option<Arc<PluginEngine>>,
-) -> Result<(Arc<dyn AggregatorFactory>, Vec<u8>), String> {
+) -> Result<(Arc<dyn AggregatorFactory>, Vec<u8>, Vec<String>), String> {
     let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
     let engine = match engine {
         Some(engine) => Arc::clone(engine),
         None => {
-            let made = Arc::new(PluginEngine::new(cache_dir().as_deref()).map_err(|e| e.to_string())?);
+            let made = self::engine().map_err(|e| e.to_string())?;
             Arc::clone(engine.insert(made))
         }
     };
-    let limits = PluginLimits {
-        deadline: std::time::Duration::from_millis(spec.deadline_ms),
-        memory_bytes: spec.memory_bytes.unwrap_or(memory_share),
-        ..Default::default()
-    };
+    let limits = spec.limits(memory_share);
+    let inert = artifact.inert(limits.capabilities);
     let factory = WasmFactory::new(&engine, name, &artifact, limits).map_err(|e| e.to_string())?;
     let bytes = std::fs::read(&spec.path).map_err(|e| format!("{}: {e}", spec.path.display()))?;
-    Ok((Arc::new(factory), bytes))
+    Ok((Arc::new(factory), bytes, inert))
+}
+
+/// `millrace` itself: other programs (benchmarks) do not have the command that compiles.
+static COMPILING_PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on every engine of [`engine`] compiles in a process of its own.
+pub fn compile_in_children() {
+    // This link leads to the program that runs, also when its file has been replaced since.
+    let link = Path::new("/proc/self/exe");
+    let program = if link.exists() { Ok(link.to_owned()) } else { std::env::current_exe() };
+    if let Ok(program) = program {
+        let _ = COMPILING_PROGRAM.set(program);
+    }
+}
+
+/// An engine with this user's cache of compiled plugins.
+pub fn engine() -> crate::plugin::Result<Arc<PluginEngine>> {
+    let compiler = COMPILING_PROGRAM.get().map_or(Compiler::InProcess, |program| Compiler::child(program.clone()));
+    Ok(Arc::new(PluginEngine::with_compiler(cache_dir().as_deref(), compiler)?))
 }
 
 /// Compiled plugins are kept here between runs.
-fn cache_dir() -> Option<std::path::PathBuf> {
+fn cache_dir() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(std::path::PathBuf::from)
+        .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;
     Some(base.join("millrace").join("plugins"))
 }

@@ -22,6 +22,8 @@ pub struct Resolved {
     pub signatures: BTreeMap<String, Signature>,
     /// by plugin; for [`super::graph`], to be filled in by whoever has the factories
     pub plugins: BTreeMap<String, Info>,
+    /// by plugin: imports that do nothing; filled in as `plugins`
+    pub inert_imports: BTreeMap<String, Vec<String>>,
 }
 
 /// Checks what needs no plugin: keys of aggregations, sinks fed by sources and side streams, numbers of files.
@@ -85,6 +87,7 @@ pub fn check_plugins(loaded: &Loaded, open: &OpenPlugin<'_>) -> Result<Resolved,
         input: BTreeMap::new(),
         signatures: BTreeMap::new(),
         plugins: BTreeMap::new(),
+        inert_imports: BTreeMap::new(),
     };
     for (name, spec) in &pipeline.aggregations {
         let Some(plugin) = pipeline.plugins.get(&spec.plugin) else { continue };
