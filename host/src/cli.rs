@@ -13,7 +13,9 @@ pub mod check;
 pub mod demo;
 pub mod generate;
 pub mod open;
+pub mod plugin;
 pub mod query;
+pub mod replay;
 pub mod run;
 
 #[derive(Debug, Parser)]
@@ -54,12 +56,20 @@ enum Command {
                       millrace query 'SELECT count(*) FROM lake.ads.campaign_events' -f pipelines/demo.toml --as-of 2026-01-31T12:00:00Z"
     )]
     Query(QueryArgs),
+    /// Run a failed call of a plugin again, from its capture; exit code 0: it succeeds now
+    #[command(after_help = "Examples:\n  millrace replay state/captures/metrics-0001\n  \
+                      millrace replay state/captures/metrics-0001 --plugin target/plugins/fixed.wasm\n  \
+                      millrace replay state/captures/metrics-0001 --rows guilty --format json")]
+    Replay(ReplayArgs),
     /// The campaign pipeline on an embedded source of events, with live results
     #[command(after_help = "Example:\n  millrace demo --rate 20000")]
     Demo(DemoArgs),
     /// Compile a plugin from standard input to standard output: what `millrace` starts for itself
     #[command(hide = true)]
     CompilePlugin { memory_bytes: u64, cpu_seconds: u64 },
+    /// Write, build and test plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -157,6 +167,33 @@ pub struct QueryArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// the capture: a folder with `capture.json`
+    pub file: PathBuf,
+    /// run this plugin instead of the one that failed
+    #[arg(long, value_name = "FILE.wasm")]
+    pub plugin: Option<PathBuf>,
+    /// the rows of the call that are sent
+    #[arg(long, value_enum, default_value_t = ReplayRows::All)]
+    pub rows: ReplayRows,
+    #[arg(long, value_enum, default_value_t = ReplayFormat::Text)]
+    pub format: ReplayFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReplayRows {
+    All,
+    /// those that were found to be the reason
+    Guilty,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReplayFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
 pub struct DemoArgs {
     /// events per second
     #[arg(long, default_value_t = 20_000)]
@@ -192,7 +229,11 @@ impl From<anyhow::Error> for Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     open::compile_in_children();
-    start_log();
+    start_log(match cli.command {
+        // rejected rows are what its cases are about
+        Command::Plugin(_) => "warn,millrace=info,millrace::runtime=off",
+        _ => "warn,millrace=info",
+    });
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
@@ -212,18 +253,20 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::CompilePlugin { memory_bytes, cpu_seconds } => {
             compile_as_child(memory_bytes, cpu_seconds).map_err(Failure::Usage)
         }
+        Command::Plugin(command) => plugin::run(command),
     }
 }
 
 /// Logs go to standard error; `MILLRACE_LOG` filters them (`info`, `millrace=debug`, …).
-fn start_log() {
+fn start_log(default: &str) {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("MILLRACE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,millrace=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

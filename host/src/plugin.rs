@@ -9,6 +9,7 @@ use millrace_core::schema::{Field, Schema};
 mod arrow;
 pub mod artifact;
 mod bindings;
+pub mod builtin;
 pub mod engine;
 pub mod limits;
 pub mod native;
@@ -192,6 +193,11 @@ pub trait TransformerFactory: Send + Sync {
 
     /// `config` is JSON; `offered` are the columns that the input has.
     fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Transformer>>;
+
+    /// see [`AggregatorFactory::limits`]
+    fn limits(&self) -> PluginLimits {
+        PluginLimits::default()
+    }
 }
 
 /// What a join takes of each side, and gives.
@@ -270,4 +276,9 @@ pub trait AggregatorFactory: Send + Sync {
 
     /// `config` is JSON; `offered` are the columns that the input has.
     fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Aggregator>>;
+
+    /// what its instances may use; native code has no sandbox
+    fn limits(&self) -> PluginLimits {
+        PluginLimits::default()
+    }
 }

@@ -21,7 +21,8 @@
 //! | [`source_task`] | partitions in order of event time → batches, watermarks, barriers |
 //! | [`aggregate_task`] | groups, plugin calls, results, state export |
 //! | [`accumulator`] | the plugin's instance, and how it is brought back when it fails |
-//! | `bisect` | the rows of a batch that a plugin cannot survive |
+//! | [`recorder`] | a failed call of a plugin, written down to be run again |
+//! | [`bisect`] | the rows of a batch that a plugin cannot survive |
 //! | [`sink_task`] | rows to a writer, prepared files to the coordinator |
 //! | [`monitor`] | asks the brokers: new partitions, end offsets |
 //! | [`coordinator`] | checkpoints and commits |
@@ -36,7 +37,7 @@
 pub mod accumulator;
 pub mod aggregate_task;
 mod assign;
-mod bisect;
+pub mod bisect;
 pub mod coordinator;
 pub mod edge;
 pub mod failures;
@@ -45,6 +46,7 @@ pub mod message;
 pub mod monitor;
 pub mod nodes;
 pub mod progress;
+pub mod recorder;
 pub mod restore;
 pub mod run;
 #[cfg(test)]

@@ -23,17 +23,17 @@ use crate::plugin::Signature;
 
 mod check;
 pub mod columns;
-mod cursor;
-mod diagnostic;
-mod document;
+pub(crate) mod cursor;
+pub(crate) mod diagnostic;
+pub(crate) mod document;
 mod files;
 mod graph;
 mod links;
 pub mod model;
-mod parse;
+pub(crate) mod parse;
 mod paths;
 mod substitute;
-mod suggest;
+pub(crate) mod suggest;
 mod units;
 
 pub use check::{Resolved, check_plugins};

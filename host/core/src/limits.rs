@@ -29,6 +29,12 @@ pub const KEPT_INPUTS_SHARE: u64 = 8;
 /// Failed parts of one batch after which the search for the rows that kill a plugin is given up.
 pub const BISECTION_FAILURES_MAX: u32 = 500;
 
+/// Captures of failed plugin calls in one folder; the first ones are kept.
+pub const CAPTURES_MAX: usize = 20;
+
+/// Rows and state in one capture. A larger call is captured with its guilty rows only.
+pub const CAPTURE_BYTES_MAX: usize = 64 << 20;
+
 /// A plugin instance with less memory than this is never rebuilt to give memory back.
 pub const REBUILD_BYTES_MIN: u64 = 64 << 20;
 

@@ -8,6 +8,7 @@ use millrace_core::schema::Schema;
 
 use super::Failure;
 use crate::plugin::artifact::Artifact;
+use crate::plugin::builtin::BuiltinFactory;
 use crate::plugin::engine::{Compiler, PluginEngine};
 use crate::plugin::wasm::WasmFactory;
 use crate::plugin::{AggregatorFactory, Signature};
@@ -17,7 +18,7 @@ use crate::spec::{self, Loaded, Resolved};
 /// A pipeline with its plugins opened and every edge checked.
 pub struct Opened {
     pub resolved: Resolved,
-    /// by name in the file
+    /// by name in the file, see [`AggregationSpec::plugin`](crate::spec::model::AggregationSpec)
     pub factories: BTreeMap<String, Arc<dyn AggregatorFactory>>,
     /// digest → the bytes as they were given, to be kept with the checkpoints
     pub plugin_bytes: BTreeMap<String, Vec<u8>>,
@@ -61,6 +62,10 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             }
         }
     }
+    for (_, node) in loaded.pipeline.aggregations.iter().filter(|(_, node)| !node.aggregates.is_empty()) {
+        let factory = BuiltinFactory::new(&node.plugin, &node.aggregates, memory_share(&loaded.pipeline));
+        factories.insert(node.plugin.clone(), Arc::new(factory));
+    }
     let open = |name: &str, _: &PluginSpec, config: &str, offered: &Schema| -> Result<Signature, String> {
         if let Some(message) = broken.get(name) {
             return Err(message.clone());
@@ -89,10 +94,7 @@ fn open_plugin(
     let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
     let engine = match engine {
         Some(engine) => Arc::clone(engine),
-        None => {
-            let made = self::engine().map_err(|e| e.to_string())?;
-            Arc::clone(engine.insert(made))
-        }
+        None => Arc::clone(engine.insert(start_engine()?)),
     };
     let limits = spec.limits(memory_share);
     let inert = artifact.inert(limits.capabilities);
@@ -104,7 +106,7 @@ fn open_plugin(
 /// `millrace` itself: other programs (benchmarks) do not have the command that compiles.
 static COMPILING_PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// From now on every engine of [`engine`] compiles in a process of its own.
+/// From now on every engine of [`start_engine`] compiles in a process of its own.
 pub fn compile_in_children() {
     // This link leads to the program that runs, also when its file has been replaced since.
     let link = Path::new("/proc/self/exe");
@@ -115,9 +117,9 @@ pub fn compile_in_children() {
 }
 
 /// An engine with this user's cache of compiled plugins.
-pub fn engine() -> crate::plugin::Result<Arc<PluginEngine>> {
+pub fn start_engine() -> Result<Arc<PluginEngine>, String> {
     let compiler = COMPILING_PROGRAM.get().map_or(Compiler::InProcess, |program| Compiler::child(program.clone()));
-    Ok(Arc::new(PluginEngine::with_compiler(cache_dir().as_deref(), compiler)?))
+    PluginEngine::with_compiler(cache_dir().as_deref(), compiler).map(Arc::new).map_err(|e| e.to_string())
 }
 
 /// Compiled plugins are kept here between runs.

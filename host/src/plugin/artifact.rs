@@ -285,7 +285,7 @@ fn refuse_imports(imports: &[String]) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn is_wasi_0_2(import: &str) -> bool {
+pub(crate) fn is_wasi_0_2(import: &str) -> bool {
     import.starts_with("wasi:") && import.rsplit_once('@').is_some_and(|(_, v)| v == "0.2" || v.starts_with("0.2."))
 }
 

@@ -18,13 +18,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use arrow_array::{Array as _, ArrayRef, new_empty_array};
+use arrow_array::{Array, ArrayRef, new_empty_array};
 use millrace_core::limits::{REBUILD_BYTES_MIN, STATE_CHUNK_BYTES};
 use tracing::{info, warn};
 
 use super::bisect::{guilty_rows, pick, plugin_at_fault, take, take_input};
 use super::message::RunError;
+use super::recorder::{Failed, PlaceOf, Recorder, with_command};
 use super::stats::NodeStats;
+use crate::capture::Place;
 use crate::plugin::{Aggregator, OutputRows, PluginError, Rejected, Signature, StateChunk, WindowUs};
 
 #[cfg(test)]
@@ -38,6 +40,7 @@ pub struct Accumulator {
     open: OpenInstance,
     plugin: Box<dyn Aggregator>,
     stats: Arc<NodeStats>,
+    recorder: Option<Recorder>,
     total_slots: u32,
     /// by start of the window
     exported: BTreeMap<i64, Vec<Exported>>,
@@ -73,12 +76,14 @@ impl Accumulator {
         open: OpenInstance,
         kept_bytes_max: usize,
         stats: Arc<NodeStats>,
+        recorder: Option<Recorder>,
     ) -> Self {
         Self {
             node,
             open,
             plugin,
             stats,
+            recorder,
             total_slots: 0,
             exported: BTreeMap::new(),
             kept: Vec::new(),
@@ -94,12 +99,14 @@ impl Accumulator {
         self.plugin.signature()
     }
 
-    /// Rows that the plugin refused, and rows that it cannot survive, ascending. All others are in.
+    /// Rows that the plugin refused, and rows that it cannot survive, ascending. All others are in. `place` is asked for
+    /// the rows of a failure.
     pub fn update(
         &mut self,
         columns: Vec<Option<ArrayRef>>,
         slots: &[u32],
         total_slots: u32,
+        place: PlaceOf<'_>,
     ) -> Result<Vec<Rejected>, RunError> {
         self.grow(total_slots);
         match self.plugin.update(&columns, slots, self.total_slots) {
@@ -108,7 +115,7 @@ impl Accumulator {
                 rejected.sort_by_key(|r| r.row);
                 Ok(rejected)
             }
-            Err(error) if error.is_dead_instance() => self.update_without_the_guilty(&error, &columns, slots),
+            Err(error) if error.is_dead_instance() => self.update_without_the_guilty(&error, &columns, slots, place),
             Err(error) => Err(error.into()),
         }
     }
@@ -127,7 +134,8 @@ impl Accumulator {
         total_slots: u32,
     ) -> Result<(), RunError> {
         self.grow(total_slots);
-        self.call(|plugin, total| plugin.merge(&columns, &slots, total))?;
+        let merged = Asked { merged: Some((&columns, &slots)), ..Asked::default() };
+        self.call(merged, |plugin, total| plugin.merge(&columns, &slots, total))?;
         let sequence = self.next();
         self.exported.entry(window_start_ms).or_default().push(Exported { sequence, columns, slots });
         Ok(())
@@ -136,7 +144,7 @@ impl Accumulator {
     /// The state of a window's groups; an instance that is brought back starts from it.
     pub fn export(&mut self, window_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
         let node = Arc::clone(&self.node);
-        let chunks = self.call(|plugin, _| all_state(&node, plugin, slots))?;
+        let chunks = self.call(Asked::of(slots), |plugin, _| all_state(&node, plugin, slots))?;
         self.supersede(slots);
         let sequence = self.next();
         let exported = chunks
@@ -154,11 +162,11 @@ impl Accumulator {
     }
 
     pub fn evaluate(&mut self, slots: &[u32], windows: &[WindowUs], is_final: bool) -> Result<OutputRows, RunError> {
-        self.call(|plugin, _| plugin.evaluate(slots, windows, is_final))
+        self.call(Asked { windows, ..Asked::of(slots) }, |plugin, _| plugin.evaluate(slots, windows, is_final))
     }
 
     pub fn reset(&mut self, slots: &[u32]) -> Result<(), RunError> {
-        self.call(|plugin, _| plugin.reset(slots))?;
+        self.call(Asked::of(slots), |plugin, _| plugin.reset(slots))?;
         self.supersede(slots);
         Ok(())
     }
@@ -169,7 +177,7 @@ impl Accumulator {
     }
 
     pub fn size(&mut self) -> Result<u64, RunError> {
-        self.call(|plugin, _| plugin.size())
+        self.call(Asked::default(), |plugin, _| plugin.size())
     }
 
     /// Linear memory never shrinks: an instance that holds more than twice what it needs is exchanged for a fresh one.
@@ -186,11 +194,17 @@ impl Accumulator {
     }
 
     /// A call that can be repeated; once, on an instance brought back, if it kills this one.
-    fn call<T>(&mut self, call: impl Fn(&mut dyn Aggregator, u32) -> Result<T, PluginError>) -> Result<T, RunError> {
+    fn call<T>(
+        &mut self,
+        asked: Asked<'_>,
+        call: impl Fn(&mut dyn Aggregator, u32) -> Result<T, PluginError>,
+    ) -> Result<T, RunError> {
         match call(&mut *self.plugin, self.total_slots) {
             Err(error) if error.is_dead_instance() => {
+                let captured = self.record_call(&error, asked);
                 self.bring_back(&error)?;
-                call(&mut *self.plugin, self.total_slots).map_err(|again| plugin_at_fault(&again))
+                call(&mut *self.plugin, self.total_slots)
+                    .map_err(|again| with_command(plugin_at_fault(&again), captured.as_deref()))
             }
             other => Ok(other?),
         }
@@ -256,13 +270,30 @@ impl Accumulator {
         error: &PluginError,
         columns: &[Option<ArrayRef>],
         slots: &[u32],
+        place: PlaceOf<'_>,
     ) -> Result<Vec<Rejected>, RunError> {
         self.bring_back(error)?;
-        let mut guilty = if error.may_be_a_row() { self.find_guilty(columns, slots)? } else { Vec::new() };
+        let mut groups = slots.to_vec();
+        groups.sort_unstable();
+        groups.dedup();
+        let node = Arc::clone(&self.node);
+        let state = self.call(Asked::of(&groups), |plugin, _| all_state(&node, plugin, &groups))?;
+        let found = if error.may_be_a_row() { self.find_guilty(&state, columns, slots) } else { Ok(Vec::new()) };
+        let captured = self.recorder.as_ref().and_then(|recorder| {
+            let signature = self.plugin.signature();
+            let (wanted, state_fields, state) = (&signature.input, &signature.state, &state);
+            let failed = Failed { error, wanted, columns, slots, state_fields, state, asked: &[], windows: &[] };
+            recorder.record(&failed, found.as_deref().unwrap_or_default(), place)
+        });
+        let captured = captured.as_deref();
+        let mut guilty = found.map_err(|error| with_command(error, captured))?;
+        for row in &mut guilty {
+            row.reason.extend(captured.map(|command| format!("; again: {command}")));
+        }
+        let at_fault = |again: PluginError| with_command(plugin_at_fault(&again), captured);
         if guilty.is_empty() {
             // the same call once more: a failure that has passed is forgiven
-            let mut rejected =
-                self.plugin.update(columns, slots, self.total_slots).map_err(|again| plugin_at_fault(&again))?;
+            let mut rejected = self.plugin.update(columns, slots, self.total_slots).map_err(at_fault)?;
             self.keep(columns.to_vec(), slots.to_vec());
             rejected.sort_by_key(|r| r.row);
             return Ok(rejected);
@@ -271,8 +302,7 @@ impl Accumulator {
             (0_u32..).take(slots.len()).filter(|row| guilty.binary_search_by_key(row, |r| r.row).is_err()).collect();
         let columns = take_input(columns, &good)?;
         let slots = pick(slots, &good);
-        let rejected =
-            self.plugin.update(&columns, &slots, self.total_slots).map_err(|again| plugin_at_fault(&again))?;
+        let rejected = self.plugin.update(&columns, &slots, self.total_slots).map_err(at_fault)?;
         self.keep(columns, slots);
         guilty.extend(rejected.into_iter().filter_map(|r| Some(Rejected { row: *good.get(r.row as usize)?, ..r })));
         guilty.sort_by_key(|r| r.row);
@@ -281,15 +311,15 @@ impl Accumulator {
 
     /// The rows that kill an instance by themselves, ascending, found by halving the call in scratch instances that hold
     /// its groups only.
-    fn find_guilty(&mut self, columns: &[Option<ArrayRef>], slots: &[u32]) -> Result<Vec<Rejected>, RunError> {
-        let mut groups = slots.to_vec();
-        groups.sort_unstable();
-        groups.dedup();
-        let node = Arc::clone(&self.node);
-        let state = self.call(|plugin, _| all_state(&node, plugin, &groups))?;
+    fn find_guilty(
+        &self,
+        state: &[StateChunk],
+        columns: &[Option<ArrayRef>],
+        slots: &[u32],
+    ) -> Result<Vec<Rejected>, RunError> {
         let scratch = || -> Result<Box<dyn Aggregator>, RunError> {
             let mut plugin = (self.open)()?;
-            for chunk in &state {
+            for chunk in state {
                 plugin.merge(&chunk.columns, &chunk.groups, self.total_slots)?;
             }
             Ok(plugin)
@@ -306,6 +336,46 @@ impl Accumulator {
             }
             Ok(result.map(|_| ()))
         })
+    }
+
+    /// Writes down a failed call that is not about rows, with what the instance had been given.
+    fn record_call(&self, error: &PluginError, asked: Asked<'_>) -> Option<String> {
+        let recorder = self.recorder.as_ref()?;
+        let signature = self.plugin.signature();
+        let (mut state, mut columns, mut slots) = (Vec::new(), vec![Vec::new(); signature.input.len()], Vec::new());
+        if let Some((columns, groups)) = asked.merged {
+            state.push(StateChunk { columns: columns.to_vec(), groups: groups.to_vec(), next: None });
+        } else {
+            let wanted = |slot: &u32| asked.slots.is_none_or(|slots| slots.contains(slot));
+            let held = |sequence, of: &[u32]| {
+                let rows = self.still_in(sequence, of).unwrap_or_else(|| (0_u32..).take(of.len()).collect());
+                rows.into_iter().filter(|row| pick(of, &[*row]).iter().all(wanted)).collect::<Vec<u32>>()
+            };
+            for exported in self.exported.values().flatten() {
+                let rows = held(exported.sequence, &exported.slots);
+                let columns = exported.columns.iter().map(|c| take(c, &rows)).collect::<Result<_, _>>().ok()?;
+                state.push(StateChunk { columns, groups: pick(&exported.slots, &rows), next: None });
+            }
+            for kept in &self.kept {
+                let rows = held(kept.sequence, &kept.slots);
+                for (all, column) in columns.iter_mut().zip(take_input(&kept.columns, &rows).ok()?) {
+                    all.extend(column);
+                }
+                slots.extend(pick(&kept.slots, &rows));
+            }
+        }
+        let columns: Vec<Option<ArrayRef>> = columns.iter().map(|parts| whole(parts)).collect();
+        let failed = Failed {
+            error,
+            wanted: &signature.input,
+            columns: &columns,
+            slots: &slots,
+            state_fields: &signature.state,
+            state: &state,
+            asked: asked.slots.unwrap_or_default(),
+            windows: asked.windows,
+        };
+        recorder.record(&failed, &[], &|_| Place::default())
     }
 
     fn keep(&mut self, columns: Vec<Option<ArrayRef>>, slots: Vec<u32>) {
@@ -333,6 +403,28 @@ impl Accumulator {
             }
         }
     }
+}
+
+/// What a call that is not about rows was made for.
+#[derive(Clone, Copy, Default)]
+struct Asked<'a> {
+    /// none: all
+    slots: Option<&'a [u32]>,
+    windows: &'a [WindowUs],
+    /// state that is handed in
+    merged: Option<(&'a [ArrayRef], &'a [u32])>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(slots: &'a [u32]) -> Self {
+        Self { slots: Some(slots), ..Self::default() }
+    }
+}
+
+/// An optional column that the input lacks has no parts.
+fn whole(parts: &[ArrayRef]) -> Option<ArrayRef> {
+    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+    arrow_select::concat::concat(&parts).ok()
 }
 
 fn all_state(node: &str, plugin: &mut dyn Aggregator, slots: &[u32]) -> Result<Vec<StateChunk>, PluginError> {

@@ -36,6 +36,7 @@ use super::edge::{Hangup, Inbox, Output, Received};
 use super::failures::{FailedRow, Failures, dead_letters};
 use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::{NodeStats, UNKNOWN};
+use crate::capture::Place;
 use crate::plugin::WindowUs;
 
 mod state;
@@ -300,7 +301,8 @@ impl AggregateTask {
         };
         let total = state.groups.total_slots();
         state.live.resize(total as usize, false);
-        let rejected = self.plugin.update(columns, &slots, total)?;
+        let place = |row: u32| locate(&pending, row as usize).map(|(batch, row)| place(batch, row)).unwrap_or_default();
+        let rejected = self.plugin.update(columns, &slots, total, &place)?;
         let mut refused = rejected.iter().map(|r| r.row as usize).peekable();
         for (row, &slot) in slots.iter().enumerate() {
             if refused.next_if_eq(&row).is_none()
@@ -507,6 +509,15 @@ impl AggregateTask {
 
 fn constant_time(micros: i64, rows: usize) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_value(micros, rows).with_data_type(DataType::Timestamptz.to_arrow()))
+}
+
+fn place(batch: &Batch, row: u32) -> Place {
+    let Some(origin) = &batch.origin else { return Place::default() };
+    Place {
+        topic: Some(origin.topic.to_string()),
+        partition: Some(origin.partition),
+        offset: origin.offsets.get(row as usize).copied(),
+    }
 }
 
 /// The batch and row behind the `at`-th pending row.

@@ -9,6 +9,7 @@ use millrace_core::checkpoint::{Checkpoint, OperatorState, StateFile};
 use millrace_core::key::{self, KeyGroup};
 
 use super::message::RunError;
+use crate::plugin::builtin;
 
 /// What the pipeline file asks for now, in the checkpoint's terms.
 pub struct Wanted<'a> {
@@ -108,6 +109,13 @@ fn compare_operator(
         problems.push(format!(
             "`{name}` ran plugin `{}`, the file names plugin `{}`: state of one is not state of the other\n  {choices}",
             old.name, new.name
+        ));
+        return;
+    }
+    if new.name == builtin::NAME && old.config != new.config {
+        problems.push(format!(
+            "the aggregates of `{name}` were {} and are now {}: there is no state for what is new\n  {choices}",
+            old.config, new.config
         ));
         return;
     }
@@ -238,6 +246,26 @@ mod tests {
             assert!(reconcile_with(&now, &[]).unwrap_err().contains("--drop-state metrics"));
             assert!(reconcile_with(&now, &["metrics"]).is_ok());
         }
+    }
+
+    #[test]
+    fn changed_aggregates_are_refused_even_if_their_state_looks_the_same() {
+        let of = |config: &str| {
+            let plugin = PluginRef {
+                name: builtin::NAME.into(),
+                version: "1.0.0".into(),
+                sha256: format!("builtin 1.0.0: {config}"),
+                config: config.into(),
+            };
+            OperatorState { plugin: Some(plugin), ..operator() }
+        };
+        let now = of("n = sum(b)");
+        let wanted = Wanted { sources: BTreeSet::new(), operators: vec![("metrics", &now)], sinks: BTreeSet::new() };
+        let reconciled = |drop| reconcile(&mut checkpoint(of("n = sum(a)")), &wanted, &drop).map_err(|e| e.to_string());
+        let refused = reconciled(BTreeSet::new()).unwrap_err();
+        assert!(refused.contains("were n = sum(a) and are now n = sum(b)"), "{refused}");
+        assert!(refused.contains("--drop-state metrics"), "{refused}");
+        assert!(reconciled(BTreeSet::from(["metrics".to_owned()])).is_ok());
     }
 
     #[test]

@@ -27,10 +27,12 @@ use super::failures::Failures;
 use super::graph::{Graph, wire};
 use super::message::{Event, RunError, TaskId};
 use super::monitor::{Monitor, Partitions};
+use super::recorder::{Recorded, Recorder};
 use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
 use super::source_task::{Drift, SourceTask};
 use super::stats::{RunStats, UNKNOWN};
+use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
 use crate::failpoint;
@@ -163,6 +165,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         }
     }
 
+    let captures = Arc::new(Captures::new(parts.pipeline.errors.captures.clone()));
     let mut files: BTreeMap<TaskId, Windows> = BTreeMap::new();
     let mut gauges: Vec<Arc<AtomicI64>> = Vec::new();
     for (node, instances) in parts.aggregations.iter().zip(plugins) {
@@ -173,8 +176,17 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             all_tasks.insert(id.clone());
             let (restored, known) = read_state(&*parts.reader, node, key::key_group_range(task, tasks), wanted)?;
             files.insert(id.clone(), known);
-            let aggregate =
-                aggregate_task(&parts, node, &id, tasks, plugin, &mut graph, &events, options.observer.clone());
+            let aggregate = aggregate_task(
+                &parts,
+                node,
+                &id,
+                tasks,
+                plugin,
+                &mut graph,
+                &events,
+                &captures,
+                options.observer.clone(),
+            );
             let watermark_ms = state.watermark_ms;
             let gauge = &aggregate.watermark_gauge;
             gauge.store(watermark_ms.unwrap_or(UNKNOWN), Relaxed);
@@ -354,11 +366,11 @@ fn open_plugins(parts: &Parts, tasks: usize) -> Result<Vec<Vec<Box<dyn Aggregato
 }
 
 /// The input's columns under the names that the plugin uses.
-fn offered_to_plugin(node: &AggregationNode) -> Schema {
+pub(crate) fn offered_to_plugin(node: &AggregationNode) -> Schema {
     columns::offered_schema(&node.input, &node.spec.columns)
 }
 
-fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> Vec<InputColumn> {
+pub(crate) fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> Vec<InputColumn> {
     let offered = columns::offered(&node.input, &node.spec.columns);
     let index_of = |wanted: &str| {
         let (_, field) = offered.iter().find(|(name, _)| *name == wanted)?;
@@ -405,11 +417,23 @@ fn aggregate_task(
     plugin: Box<dyn Aggregator>,
     graph: &mut Graph,
     events: &Sender<Event>,
+    captures: &Arc<Captures>,
     observer: Option<ResultObserver>,
 ) -> AggregateTask {
     let stats = parts.stats.node(&node.name);
     let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window;
     let input = input_columns(node, &*plugin);
+    let recorded = Recorded {
+        kind: Kind::Aggregation,
+        node: &node.name,
+        plugin: &node.spec.plugin,
+        info: node.factory.info(),
+        digest: node.factory.digest(),
+        limits: node.factory.limits(),
+        config: &node.spec.config,
+        offered: &offered_to_plugin(node),
+    };
+    let recorder = Recorder::new(captures, &parts.pipeline, &recorded);
     let (factory, config, offered) = (Arc::clone(&node.factory), node.spec.config.clone(), offered_to_plugin(node));
     let open: OpenInstance = Box::new(move || factory.open(&config, &offered));
     let kept_bytes_max = kept_inputs_bytes(parts.pipeline.state.memory_limit_bytes, parts.aggregations.len() * tasks);
@@ -428,7 +452,7 @@ fn aggregate_task(
         ),
         events: events.clone(),
         input,
-        plugin: Accumulator::new(Arc::clone(&node.name), plugin, open, kept_bytes_max, Arc::clone(&stats)),
+        plugin: Accumulator::new(Arc::clone(&node.name), plugin, open, kept_bytes_max, Arc::clone(&stats), recorder),
         window: Tumbling::new(size_ms, offset_ms),
         allowed_lateness_ms: i64::try_from(node.spec.allowed_lateness_ms).unwrap_or(i64::MAX),
         key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
@@ -495,7 +519,7 @@ fn claim_tables(parts: &Parts, checkpoint: &mut Checkpoint) -> Result<(), RunErr
 }
 
 /// Rows of a shared state file that belong to these key groups.
-fn own_groups(
+pub(crate) fn own_groups(
     batches: &[arrow_array::RecordBatch],
     key_columns: usize,
     range: (KeyGroup, KeyGroup),

@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::document::{Document, Spans};
 use super::model::{Pipeline, SinkSpec};
 use super::{Loaded, OpenPlugin, files};
-use crate::plugin::{Info, Signature};
+use crate::plugin::{Info, Signature, builtin};
 
 /// The columns along every edge.
 #[derive(Clone, Debug)]
@@ -90,7 +90,6 @@ pub fn check_plugins(loaded: &Loaded, open: &OpenPlugin<'_>) -> Result<Resolved,
         inert_imports: BTreeMap::new(),
     };
     for (name, spec) in &pipeline.aggregations {
-        let Some(plugin) = pipeline.plugins.get(&spec.plugin) else { continue };
         let input = match input_of(&spec.inputs, &resolved.output) {
             Some(Ok(input)) => input,
             Some(Err(wrong)) => {
@@ -99,14 +98,23 @@ pub fn check_plugins(loaded: &Loaded, open: &OpenPlugin<'_>) -> Result<Resolved,
             }
             None => continue,
         };
-        match open(&spec.plugin, plugin, &spec.config, &columns::offered_schema(&input, &spec.columns)) {
+        let offered = columns::offered_schema(&input, &spec.columns);
+        let signature = match pipeline.plugins.get(&spec.plugin) {
+            Some(plugin) => open(&spec.plugin, plugin, &spec.config, &offered)
+                .map_err(|message| vec![refused(loaded, name, &spec.plugin, &message)]),
+            None => builtin::signature(&spec.aggregates, &offered).map_err(|wrong| {
+                let wrong = wrong.into_iter().map(columns::aggregate_misfit);
+                wrong.map(|misfit| located(&loaded.spans, "aggregations", name, misfit)).collect()
+            }),
+        };
+        match signature {
             Ok(signature) => {
                 let (output, wrong) = columns::check_signature(spec, &input, &signature);
                 found.extend(wrong.into_iter().map(|misfit| located(&loaded.spans, "aggregations", name, misfit)));
                 resolved.output.extend(output.map(|output| (name.clone(), output)));
                 resolved.signatures.insert(name.clone(), signature);
             }
-            Err(message) => found.push(refused(loaded, name, &spec.plugin, &message)),
+            Err(wrong) => found.extend(wrong),
         }
         resolved.input.insert(name.clone(), input);
     }

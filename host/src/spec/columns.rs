@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::model::{AggregationSpec, PartitionField, PartitionTransform, SinkKind, SinkSpec};
 use super::suggest;
-use crate::plugin::{Signature, Wanted};
+use crate::plugin::{Signature, Wanted, builtin};
 use millrace_core::schema::{DataType, Field, Schema};
 
 pub const WINDOW_START: &str = "window_start";
@@ -165,7 +165,17 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
     output.push(Field::new(WINDOW_END, DataType::Timestamptz, false));
     let unfit = wrong.len();
     for field in &signature.output.fields {
-        if output.iter().any(|known| known.name == field.name) {
+        let twice = output.iter().any(|known| known.name == field.name);
+        if twice && !spec.aggregates.is_empty() {
+            wrong.push(misfit(
+                &["aggregate", &field.name],
+                format!("the result would have two columns `{}`", field.name),
+                Some(
+                    "the result is the key columns, `window_start`, `window_end`, then the aggregates: rename this one"
+                        .into(),
+                ),
+            ));
+        } else if twice {
             wrong.push(misfit(
                 &["plugin"],
                 format!("the result would have two columns `{}`: plugin `{}` gives one, too", field.name, spec.plugin),
@@ -183,6 +193,11 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
     }
     let output = (wrong.len() == unfit).then(|| Schema::new(output));
     (output, wrong)
+}
+
+/// An aggregate that does not fit the input.
+pub fn aggregate_misfit(wrong: builtin::Wrong) -> Misfit {
+    misfit(&["aggregate", &wrong.name], wrong.message, wrong.hint)
 }
 
 fn is_list(data_type: DataType) -> bool {

@@ -40,7 +40,12 @@ struct Text {
 
 impl<'a> Cursor<'a> {
     pub fn root(doc: &'a Document<'a>, table: &'a DeTable<'a>) -> Self {
-        Self { doc, table, path: Vec::new(), what: "a pipeline file".into(), read: RefCell::default() }
+        Self::over(doc, table, "a pipeline file")
+    }
+
+    /// The whole of another file than a pipeline's; `what` names it in messages.
+    pub fn over(doc: &'a Document<'a>, table: &'a DeTable<'a>, what: &str) -> Self {
+        Self { doc, table, path: Vec::new(), what: what.into(), read: RefCell::default() }
     }
 
     fn entry(&self, key: &str) -> Option<(&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)> {
@@ -424,6 +429,38 @@ impl<'a> Cursor<'a> {
         None
     }
 
+    /// A value as the file has it, for what has rules of its own.
+    pub fn raw(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// The tables `[[key]]`, in order; `noun` and a number from 1 name one of them in messages.
+    pub fn list_of_tables(&self, key: &str, noun: &str) -> Vec<Self> {
+        let Some((_, value)) = self.entry(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong_type(&[key], &format!("a list of tables (`[[{key}]]`)"), value.get_ref(), "[{ … }]");
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let index_key = index.to_string();
+            match item.get_ref() {
+                DeValue::Table(table) => {
+                    let path = self.path.iter().cloned().chain([key.to_owned(), index_key]).collect();
+                    let what = format!("{noun} {}", index + 1);
+                    out.push(Self { doc: self.doc, table, path, what, read: RefCell::default() });
+                }
+                other => self.wrong_type(&[key, &index_key], "a table", other, "[{ … }]"),
+            }
+        }
+        out
+    }
+
+    /// Where this table's last value ends; none if it has none.
+    pub fn end(&self) -> Option<usize> {
+        self.table.values().map(|value| value.span().end).max()
+    }
+
     pub fn is_table(&self, key: &str) -> bool {
         self.table.iter().any(|(name, value)| name.get_ref() == key && matches!(value.get_ref(), DeValue::Table(_)))
     }
@@ -489,6 +526,22 @@ impl<'a> Cursor<'a> {
             Diagnostic::error(self.key_span(key), format!("{what} is not supported yet"))
                 .hint("the key is part of the pipeline file, but this release cannot do it: take it out"),
         );
+    }
+
+    /// These keys have been dealt with, or are known but absent.
+    pub fn skip(&self, keys: &[&str]) {
+        self.read.borrow_mut().extend(keys.iter().map(|key| (*key).to_owned()));
+    }
+
+    /// The span of a part of a string value, or of all of it where the file spells it in another way (escapes, `${…}`).
+    pub fn span_within(&self, key: &str, text: &str, part: Option<&Range<usize>>) -> Range<usize> {
+        let value = self.value_span(&[key]);
+        let written = self.doc.source.text.get(value.clone()).unwrap_or_default();
+        let quoted = ["\"", "'"].iter().any(|quote| written == format!("{quote}{text}{quote}"));
+        match part {
+            Some(part) if quoted => value.start + 1 + part.start..value.start + 1 + part.end,
+            _ => value,
+        }
     }
 
     /// The rest of this table is not looked at: what it would mean is not known.

@@ -81,6 +81,12 @@ impl Spans {
         }
     }
 
+    /// The key `name` of the table at `path`, as the file has it.
+    pub fn key_itself(&self, path: &[String], name: &str) -> Range<usize> {
+        let path: Vec<&str> = path.iter().map(String::as_str).chain([name]).collect();
+        self.key(&path)
+    }
+
     fn nearest(&self, path: &[&str], pick: fn(&Place) -> &Range<usize>) -> Range<usize> {
         let mut path = path;
         loop {

@@ -135,7 +135,12 @@ impl<'a> Drawing<'a> {
         });
         let config = if spec.config == "{}" { String::new() } else { format!(", config {}", spec.config) };
         let inner = format!("{below}│ ");
-        self.line(&inner, &format!("plugin {}{version}{config}; on error {}", spec.plugin, on_error(spec.on_error)));
+        let aggregates: Vec<String> = spec.aggregates.iter().map(ToString::to_string).collect();
+        let logic = match aggregates.is_empty() {
+            true => format!("plugin {}{version}{config}", spec.plugin),
+            false => aggregates.join(", "),
+        };
+        self.line(&inner, &format!("{logic}; on error {}", on_error(spec.on_error)));
         if let Some(signature) = resolved.signatures.get(name) {
             let wanted: Vec<String> = signature
                 .input
@@ -149,7 +154,9 @@ impl<'a> Drawing<'a> {
                     None => wanted.field.name.clone(),
                 })
                 .collect();
-            self.line(&inner, &format!("reads {}", wanted.join(", ")));
+            if !wanted.is_empty() {
+                self.line(&inner, &format!("reads {}", wanted.join(", ")));
+            }
         }
         if let Some(output) = resolved.output.get(name) {
             self.line(&inner, &columns(output));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use millrace_core::schema::Schema;
 
+use crate::plugin::builtin::Aggregate;
 use crate::plugin::{Capabilities, PluginLimits};
 
 /// Names to nodes, in the order of the file.
@@ -64,6 +65,8 @@ pub enum OnError {
 pub struct ErrorsSpec {
     pub on_error: OnError,
     pub consecutive_limit: u64,
+    /// a folder, absolute, for what is needed to run a plugin's failed call again; none: nothing is kept
+    pub captures: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -237,9 +240,11 @@ pub struct AggregationSpec {
     pub key: Vec<String>,
     pub window: WindowSpec,
     pub allowed_lateness_ms: u64,
-    /// a key of [`Pipeline::plugins`]
+    /// a key of [`Pipeline::plugins`]; with `aggregates` a name that no plugin can have
     pub plugin: String,
-    /// JSON object
+    /// in place of a plugin, in the order of the file; else empty
+    pub aggregates: Vec<Aggregate>,
+    /// JSON object; with `aggregates` their canonical text
     pub config: String,
     /// what the plugin calls X is column Y here
     pub columns: BTreeMap<String, String>,

@@ -10,16 +10,17 @@ use super::model::{AggregationSpec, CatalogSpec, Named, OnError, PluginSpec, Sin
 use super::suggest;
 use millrace_core::schema::Schema;
 
-mod aggregation;
+mod aggregate;
+pub(crate) mod aggregation;
 mod catalog;
 mod head;
 mod later;
 mod partition;
 mod plugin;
 mod properties;
-mod schema;
+pub(crate) mod schema;
 mod sink;
-mod source;
+pub(crate) mod source;
 
 pub use head::Head;
 

@@ -53,7 +53,12 @@ fn fields<'a>(item: &'a DeriveInput, attribute: &str, keys: &[&str]) -> Result<V
 }
 
 fn is_option(ty: &Type) -> bool {
-    matches!(ty, Type::Path(p) if p.path.segments.last().is_some_and(|s| s.ident == "Option"))
+    match ty {
+        Type::Path(p) => p.path.segments.last().is_some_and(|s| s.ident == "Option"),
+        // what a `macro_rules!` has taken as a type
+        Type::Group(group) => is_option(&group.elem),
+        _ => false,
+    }
 }
 
 pub fn input(item: &DeriveInput) -> Result<TokenStream> {

@@ -3,7 +3,7 @@
 //! They only name traits and fields: every decision about types is made by the traits, whose own messages the author
 //! then reads, at the field that caused them.
 
-mod aggregation;
+mod attribute;
 mod fields;
 #[cfg(test)]
 mod tests;
@@ -38,9 +38,25 @@ pub fn config(item: TokenStream) -> TokenStream {
 /// `#[aggregation(name = "…", version = "…")]` over `impl Aggregation for T`; `ordered` where the order of rows counts.
 #[proc_macro_attribute]
 pub fn aggregation(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    let arguments = syn::parse_macro_input!(arguments as aggregation::Arguments);
+    attribute(&attribute::AGGREGATION, arguments, item)
+}
+
+/// `#[transform(name = "…", version = "…")]` over `impl Transform for T`.
+#[proc_macro_attribute]
+pub fn transform(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    attribute(&attribute::TRANSFORM, arguments, item)
+}
+
+/// `#[join(name = "…", version = "…")]` over `impl Join for T`.
+#[proc_macro_attribute]
+pub fn join(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    attribute(&attribute::JOIN, arguments, item)
+}
+
+fn attribute(kind: &attribute::Kind, arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let arguments = syn::parse_macro_input!(arguments as attribute::Arguments);
     let item = syn::parse_macro_input!(item as syn::ItemImpl);
-    aggregation::expand(arguments, item).unwrap_or_else(|e| e.to_compile_error()).into()
+    attribute::expand(kind, &arguments, item).unwrap_or_else(|e| e.to_compile_error()).into()
 }
 
 fn expand(item: TokenStream, f: fn(&syn::DeriveInput) -> syn::Result<proc_macro2::TokenStream>) -> TokenStream {

@@ -3,7 +3,8 @@
 use proc_macro2::TokenStream;
 use syn::{DeriveInput, Result};
 
-use crate::{aggregation, fields};
+use crate::attribute::{self, AGGREGATION, JOIN, Kind, TRANSFORM};
+use crate::fields;
 
 type Derive = fn(&DeriveInput) -> Result<TokenStream>;
 
@@ -18,8 +19,8 @@ fn derive(derive: Derive, source: &str) -> String {
     message(syn::parse_str(source).and_then(|item| derive(&item)))
 }
 
-fn attribute(arguments: &str, source: &str) -> String {
-    message(syn::parse_str(arguments).and_then(|a| aggregation::expand(a, syn::parse_str(source)?)))
+fn attribute(kind: &Kind, arguments: &str, source: &str) -> String {
+    message(syn::parse_str(arguments).and_then(|a| attribute::expand(kind, &a, syn::parse_str(source)?)))
 }
 
 #[test]
@@ -83,31 +84,78 @@ fn an_optional_column_is_an_option() {
     assert_eq!(found, "a column that the input may lack needs an Option");
 }
 
-const AGGREGATION: &str =
-    "impl Aggregation for A { fn update(&mut self, row: R) {} fn evaluate(&self, w: &Window) -> O { O } }";
+const WELL: &str = "impl Aggregation for A { type Input<'a> = R; type Output = O; fn update(&mut self, row: R) {} \
+    fn merge(&mut self, other: &Self) {} fn evaluate(&self, w: &Window) -> O { O } }";
 
 #[test]
-fn the_arguments_of_an_aggregation() {
+fn the_arguments_of_an_attribute() {
     for (arguments, expected) in [
         (r#"name = "a", version = "1.2.3-rc.1""#, "none"),
         (r#"name = "a", version = "1.2.3", ordered"#, "none"),
         (r#"nme = "a""#, "unknown argument; there are: name, version, ordered"),
         (r#"version = "1.2.3""#, "`name = \"…\"` is missing"),
         (r#"name = "a""#, "`version = \"…\"` is missing"),
+        (r#"name, version = "1.2.3""#, "write `name = \"…\"`"),
+        (r#"name = "a", name = "b""#, "`name` is given twice"),
+        (r#"ordered = "yes""#, "`ordered` stands alone"),
         (r#"name = "", version = "1.2.3""#, "the name is empty"),
         (r#"name = "a", version = "1.2""#, r#"a version is MAJOR.MINOR.PATCH, as in "1.0.0""#),
         (r#"name = "a", version = "1.2.x""#, r#"a version is MAJOR.MINOR.PATCH, as in "1.0.0""#),
     ] {
-        assert_eq!(attribute(arguments, AGGREGATION), expected, "{arguments}");
+        assert_eq!(attribute(&AGGREGATION, arguments, WELL), expected, "{arguments}");
+    }
+    for kind in [&TRANSFORM, &JOIN] {
+        let found = attribute(kind, r#"name = "a", version = "1.0.0", ordered"#, WELL);
+        assert_eq!(found, "unknown argument; there are: name, version");
+    }
+}
+
+fn below(kind: &Kind, source: &str) -> String {
+    attribute(kind, r#"name = "a", version = "1.0.0""#, source)
+}
+
+#[test]
+fn what_stands_below_an_attribute() {
+    for kind in [&AGGREGATION, &TRANSFORM, &JOIN] {
+        for source in ["impl A { }", "impl Default for A { }"] {
+            assert_eq!(below(kind, source), format!("this belongs above an `impl {} for …`", kind.of));
+        }
+    }
+    for (kind, body, expected) in [
+        (&AGGREGATION, "type Output = O;", "`type Input<'a> = …;` is missing"),
+        (&AGGREGATION, "type Input<'a> = R;", "`type Output = …;` is missing"),
+        (&TRANSFORM, "fn process(&self, row: R) {}", "`type Input<'a> = …;` is missing"),
+        (&JOIN, "type Left<'a> = L; type Output = O;", "`type Right<'a> = …;` is missing"),
+    ] {
+        assert_eq!(below(kind, &format!("impl {} for A {{ {body} }}", kind.of)), expected, "{body}");
     }
 }
 
 #[test]
-fn what_stands_below_an_aggregation() {
-    let found = |source: &str| attribute(r#"name = "a", version = "1.0.0""#, source);
-    for source in ["impl A { }", "impl Default for A { }"] {
-        assert_eq!(found(source), "this belongs above an `impl Aggregation for …`");
+fn a_function_that_is_missing_or_wrong_is_shown_as_it_should_be() {
+    let update = "`fn update(&mut self, row: Self::Input<'_>)`";
+    let merge = "`fn merge(&mut self, other: &Self)`";
+    let process = "`fn process(&self, row: Self::Input<'_>) -> Self::Output`";
+    let pair = "`fn pair(&self, left: Self::Left<'_>, right: Self::Right<'_>) -> Self::Output`";
+    let new = "`fn new(options: &Self::Config) -> Self`";
+    let in_aggregation = "type Input<'a> = R; type Output = O; ";
+    let in_join = "type Left<'a> = L; type Right<'a> = R; type Output = O; ";
+    for (kind, body, expected) in [
+        (&AGGREGATION, format!("{in_aggregation} fn merge(&mut self, o: &Self) {{}}"), format!("{update} is missing")),
+        (&AGGREGATION, format!("{in_aggregation} fn update(&mut self, row: R) {{}}"), format!("{merge} is missing")),
+        (&AGGREGATION, format!("{in_aggregation} fn update(&self, row: R) {{}}"), format!("write {update}")),
+        (&AGGREGATION, format!("{in_aggregation} fn update(row: R) {{}}"), format!("write {update}")),
+        (&AGGREGATION, format!("{in_aggregation} fn update(&mut self, a: R, b: R) {{}}"), format!("write {update}")),
+        (&AGGREGATION, format!("{in_aggregation} fn new() -> Self {{ A }}"), format!("write {new}")),
+        (&AGGREGATION, format!("{in_aggregation} fn new(&self) -> Self {{ A }}"), format!("write {new}")),
+        (&TRANSFORM, "type Input<'a> = R;".into(), format!("{process} is missing")),
+        (&TRANSFORM, "type Input<'a> = R; fn process(self, row: R) {}".into(), format!("write {process}")),
+        (&TRANSFORM, "type Input<'a> = R; fn process(&self, row: R) -> bool { true }".into(), "none".into()),
+        (&TRANSFORM, "type Input<'a> = R; fn process(&mut self, row: R) -> bool { true }".into(), "none".into()),
+        (&JOIN, in_join.into(), format!("{pair} is missing")),
+        (&JOIN, format!("{in_join} fn pair(&mut self, l: L, r: R) -> O {{ O }}"), format!("write {pair}")),
+        (&JOIN, format!("{in_join} fn pair(&self, l: L, r: R) -> O {{ O }}"), "none".into()),
+    ] {
+        assert_eq!(below(kind, &format!("impl {} for A {{ {body} }}", kind.of)), expected, "{body}");
     }
-    assert_eq!(found("impl Aggregation for A { fn evaluate(&self, w: &Window) -> O { O } }"), "`fn update` is missing");
-    assert_eq!(found("impl Aggregation for A { fn update(&mut self, row: R) {} }"), "`fn evaluate` is missing");
 }

@@ -5,6 +5,7 @@ use crate::column::{Column, ColumnRef, Error, Field, Wanted};
 use crate::config::Config;
 use crate::input::InputRow;
 use crate::output::OutputRow;
+use crate::plugin::{Info, Rejected, Results, Verdict};
 use crate::state::State;
 use crate::value::Timestamptz;
 
@@ -47,72 +48,6 @@ pub struct Window {
     pub is_final: bool,
 }
 
-/// A row that the plugin refuses; it goes where the pipeline sends errors, with this reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reject(pub String);
-
-impl Reject {
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
-    }
-}
-
-/// What `update` may return.
-pub trait Verdict {
-    fn rejection(self) -> Option<Reject>;
-}
-
-impl Verdict for () {
-    #[inline]
-    fn rejection(self) -> Option<Reject> {
-        None
-    }
-}
-
-impl Verdict for Result<(), Reject> {
-    #[inline]
-    fn rejection(self) -> Option<Reject> {
-        self.err()
-    }
-}
-
-/// What `evaluate` may return.
-pub trait Results<O> {
-    /// exactly one row per group
-    const ONE: bool;
-    fn each(self, take: impl FnMut(O));
-}
-
-impl<O: OutputRow> Results<O> for O {
-    const ONE: bool = true;
-    fn each(self, mut take: impl FnMut(O)) {
-        take(self);
-    }
-}
-
-impl<O: OutputRow> Results<O> for Option<O> {
-    const ONE: bool = false;
-    fn each(self, take: impl FnMut(O)) {
-        self.into_iter().for_each(take);
-    }
-}
-
-impl<O: OutputRow> Results<O> for Vec<O> {
-    const ONE: bool = false;
-    fn each(self, take: impl FnMut(O)) {
-        self.into_iter().for_each(take);
-    }
-}
-
-/// Name, version and options: known without a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
-    pub name: String,
-    pub version: String,
-    /// JSON Schema (2020-12)
-    pub config_schema: String,
-}
-
 /// What an accumulator takes, keeps and gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
@@ -120,12 +55,6 @@ pub struct Signature {
     pub state: Vec<Field>,
     pub output: Vec<Field>,
     pub ordered: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    pub row: u32,
-    pub reason: String,
 }
 
 /// Row `i` belongs to `groups[i]`; `next`: the cursor of the next chunk.

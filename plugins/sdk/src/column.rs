@@ -166,6 +166,25 @@ pub struct ColumnRef<'a> {
 impl<'a> ColumnRef<'a> {
     pub const MISSING: Self = Self { data: DataRef::Missing, validity: None };
 
+    /// How many rows there are, where the column says so: a missing one does not, and the bits of a boolean one are
+    /// filled up to whole bytes.
+    pub fn rows(&self) -> Option<usize> {
+        Some(match self.data {
+            DataRef::Missing | DataRef::Boolean(_) => return None,
+            DataRef::Int32(v) | DataRef::Date(v) => v.len(),
+            DataRef::Int64(v) | DataRef::Timestamp(v) | DataRef::Timestamptz(v) => v.len(),
+            DataRef::Float32(v) => v.len(),
+            DataRef::Float64(v) => v.len(),
+            DataRef::Decimal(words) => words.len() / 2,
+            DataRef::Dictionary { keys, .. } => keys.len(),
+            DataRef::Utf8(BytesRef { offsets, .. })
+            | DataRef::Binary(BytesRef { offsets, .. })
+            | DataRef::ListInt64 { offsets, .. }
+            | DataRef::ListFloat64 { offsets, .. }
+            | DataRef::ListUtf8 { offsets, .. } => offsets.len().saturating_sub(1),
+        })
+    }
+
     /// Whether row `i` holds a value.
     #[inline]
     pub fn is_valid(&self, i: usize) -> bool {
@@ -196,6 +215,11 @@ impl Bytes {
     pub fn push(&mut self, value: &[u8]) {
         self.data.extend_from_slice(value);
         self.offsets.push(offset(self.data.len()));
+    }
+
+    /// how many values there are
+    pub fn len(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
     }
 
     pub fn as_ref(&self) -> BytesRef<'_> {
@@ -302,7 +326,7 @@ impl Column {
             ColumnData::Utf8(v) | ColumnData::Binary(v) => v.push(&[]),
             ColumnData::ListInt64(List { offsets, values }) => offsets.push(offset(values.len())),
             ColumnData::ListFloat64(List { offsets, values }) => offsets.push(offset(values.len())),
-            ColumnData::ListUtf8(List { offsets, values }) => offsets.push(offset(values.offsets.len() - 1)),
+            ColumnData::ListUtf8(List { offsets, values }) => offsets.push(offset(values.len())),
         }
         self.end_row(false);
     }

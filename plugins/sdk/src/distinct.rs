@@ -48,8 +48,15 @@ enum Form<S> {
 /// A type whose values can be counted: `str` or `i64`.
 pub trait Countable: sealed::Sealed {
     type Value<'a>: Copy;
+    type Owned: Clone + Ord + Send + std::fmt::Debug;
     type Set: ExactSet<Self>;
     fn hash(value: Self::Value<'_>) -> u64;
+    fn own(value: Self::Value<'_>) -> Self::Owned;
+    fn borrow(owned: &Self::Owned) -> Self::Value<'_>;
+    fn is(owned: &Self::Owned, value: Self::Value<'_>) -> bool;
+    fn heap_bytes(_: &Self::Owned) -> usize {
+        0
+    }
 }
 
 mod sealed {
@@ -224,11 +231,28 @@ impl Drop for StringSet {
 
 impl Countable for str {
     type Value<'a> = &'a str;
+    type Owned = String;
     type Set = StringSet;
 
     #[inline]
     fn hash(value: &str) -> u64 {
         hash::text(value)
+    }
+
+    fn own(value: &str) -> String {
+        value.into()
+    }
+
+    fn borrow(owned: &String) -> &str {
+        owned
+    }
+
+    fn is(owned: &String, value: &str) -> bool {
+        owned == value
+    }
+
+    fn heap_bytes(owned: &String) -> usize {
+        owned.capacity()
     }
 }
 
@@ -264,7 +288,7 @@ impl ExactSet<str> for StringSet {
                 true
             });
         });
-        for row in 0..values.offsets.len() - 1 {
+        for row in 0..values.len() {
             if let Some(Ok(value)) = input::bytes_at(values.as_ref(), row).map(str::from_utf8) {
                 self.insert(value);
             }
@@ -294,7 +318,7 @@ impl ExactSet<str> for StringSet {
                 });
             }
         });
-        list.offsets.push(offset(list.values.offsets.len() - 1));
+        list.offsets.push(offset(list.values.len()));
     }
 
     fn import(column: &ColumnRef<'_>, row: usize) -> Result<Self, Error> {
@@ -310,9 +334,7 @@ impl ExactSet<str> for StringSet {
         };
         let mut set = Self::empty();
         let strings = Strings::within(part)?;
-        for i in 0..range.len() {
-            set.insert(strings.at(i));
-        }
+        strings.iter().for_each(|value| set.insert(value));
         Ok(set)
     }
 }
@@ -361,10 +383,23 @@ impl Drop for NumberSet {
 
 impl Countable for i64 {
     type Value<'a> = i64;
+    type Owned = i64;
     type Set = NumberSet;
 
     fn hash(value: i64) -> u64 {
         hash::words(&[value.cast_unsigned()])
+    }
+
+    fn own(value: i64) -> i64 {
+        value
+    }
+
+    fn borrow(owned: &i64) -> i64 {
+        *owned
+    }
+
+    fn is(owned: &i64, value: i64) -> bool {
+        *owned == value
     }
 }
 

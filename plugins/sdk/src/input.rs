@@ -20,7 +20,7 @@ pub trait InputRow<'a>: Sized {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a column",
     label = "not an input type",
-    note = "input fields are &str, &[u8], i64, i32, f64, f32, bool, Timestamp, Timestamptz, Date, Decimal<P, S>, or an Option of these"
+    note = "input fields are &str, &[u8], i64, i32, f64, f32, bool, Timestamp, Timestamptz, Date, Decimal<P, S>, &[i64], &[f64], Strings, or an Option of these"
 )]
 pub trait InputField<'a>: Sized {
     const TYPE: DataType;
@@ -128,8 +128,8 @@ impl<'a> InputField<'a> for bool {
     }
 }
 
-/// Strings that are known to be UTF-8, each.
-#[derive(Clone, Copy, Debug)]
+/// Strings that are known to be UTF-8, each: a whole column, or the list of a row.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Strings<'a> {
     offsets: &'a [u32],
     data: &'a [u8],
@@ -155,11 +155,16 @@ impl<'a> Strings<'a> {
         Ok(Self { offsets, data })
     }
 
-    pub fn rows(&self) -> usize {
-        self.offsets.len() - 1
+    pub fn len(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
     }
 
-    /// The string of a row; past the last one, the empty string.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> {
+        let strings = *self;
+        (0..strings.len()).map(move |i| strings.at(i))
+    }
+
+    /// The string at a place; past the last one, the empty string.
     #[inline]
     pub fn at(&self, row: usize) -> &'a str {
         let (Some(start), Some(end)) = (self.offsets.get(row), self.offsets.get(row + 1)) else { return "" };
@@ -187,11 +192,11 @@ impl<'a> InputField<'a> for &'a str {
         let (found, reader) = match column.data {
             DataRef::Utf8(bytes) => {
                 let strings = check(bytes)?;
-                (strings.rows(), StringReader::Plain(strings))
+                (strings.len(), StringReader::Plain(strings))
             }
             DataRef::Dictionary { keys, values } => {
                 let values = check(values)?;
-                if keys.iter().any(|k| *k as usize >= values.rows()) {
+                if keys.iter().any(|k| *k as usize >= values.len()) {
                     return Err("has a dictionary key out of range".into());
                 }
                 (keys.len(), StringReader::Dictionary { keys, values })
@@ -220,18 +225,71 @@ impl<'a> InputField<'a> for &'a [u8] {
     fn open(column: ColumnRef<'a>, rows: usize) -> Result<Self::Reader, String> {
         no_nulls(&column, rows)?;
         match column.data {
-            DataRef::Binary(bytes) => {
-                let fits = bytes.offsets.len() == rows + 1
-                    && bytes.offsets.is_sorted()
-                    && bytes.offsets.last().is_some_and(|last| *last as usize <= bytes.data.len());
-                if fits { Ok(bytes) } else { Err("has offsets that do not fit".into()) }
-            }
+            DataRef::Binary(bytes) => check_offsets(bytes.offsets, bytes.data.len(), rows).map(|()| bytes),
             data => Err(other(Self::TYPE, &data)),
         }
     }
     #[inline]
     fn get(reader: &Self::Reader, row: usize) -> Self {
         bytes_at(*reader, row).unwrap_or_default()
+    }
+}
+
+/// Offsets of `rows` values never decrease and stay within what they cut.
+fn check_offsets(offsets: &[u32], length: usize, rows: usize) -> Result<(), String> {
+    let fits =
+        offsets.len() == rows + 1 && offsets.is_sorted() && offsets.last().is_some_and(|last| *last as usize <= length);
+    if fits { Ok(()) } else { Err("has offsets that do not fit".into()) }
+}
+
+macro_rules! lists {
+    ($($rust:ty, $data:ident;)+) => { $(
+        impl Required for &[$rust] {}
+        impl<'a> InputField<'a> for &'a [$rust] {
+            const TYPE: DataType = DataType::$data;
+            const NULLABLE: bool = false;
+            type Reader = (&'a [u32], &'a [$rust]);
+            fn open(column: ColumnRef<'a>, rows: usize) -> Result<Self::Reader, String> {
+                no_nulls(&column, rows)?;
+                match column.data {
+                    DataRef::$data { offsets, values } => {
+                        check_offsets(offsets, values.len(), rows).map(|()| (offsets, values))
+                    }
+                    data => Err(other(Self::TYPE, &data)),
+                }
+            }
+            #[inline]
+            fn get((offsets, values): &Self::Reader, row: usize) -> Self {
+                range_at(offsets, row).and_then(|r| values.get(r)).unwrap_or_default()
+            }
+        }
+    )+ };
+}
+
+lists! {
+    i64, ListInt64;
+    f64, ListFloat64;
+}
+
+impl Required for Strings<'_> {}
+impl<'a> InputField<'a> for Strings<'a> {
+    const TYPE: DataType = DataType::ListUtf8;
+    const NULLABLE: bool = false;
+    type Reader = (&'a [u32], Strings<'a>);
+    fn open(column: ColumnRef<'a>, rows: usize) -> Result<Self::Reader, String> {
+        no_nulls(&column, rows)?;
+        match column.data {
+            DataRef::ListUtf8 { offsets, values } => {
+                let values = Strings::within(values).map_err(|e| format!("is damaged: {e}"))?;
+                check_offsets(offsets, values.len(), rows).map(|()| (offsets, values))
+            }
+            data => Err(other(Self::TYPE, &data)),
+        }
+    }
+    #[inline]
+    fn get((offsets, values): &Self::Reader, row: usize) -> Self {
+        let strings = range_at(offsets, row).and_then(|r| values.offsets.get(r.start..=r.end));
+        Strings { offsets: strings.unwrap_or_default(), data: values.data }
     }
 }
 

@@ -41,10 +41,15 @@
 //! | [`column`] | columns in Arrow's layout: borrowed on the way in, owned on the way out |
 //! | [`config`] | options: JSON Schema, parsing, errors |
 //! | [`input`] | column → value of a row |
-//! | [`aggregation`] | the traits: [`Aggregation`](aggregation::Aggregation) by row, [`Accumulator`](aggregation::Accumulator) by batch |
-//! | [`rows`] | lowers the row style to the batch style |
+//! | [`aggregation`] | [`Aggregation`](aggregation::Aggregation) by row, [`Accumulator`](aggregation::Accumulator) by batch |
+//! | [`rows`] | lowers the one to the other |
+//! | [`transform`] | [`Transform`](transform::Transform) by row, [`Transformer`](transform::Transformer) by batch |
+//! | [`join`] | [`Join`](join::Join) by row, [`Joiner`](join::Joiner) by batch (a draft) |
+//! | [`plugin`] | what all kinds share: refusals, and what functions may return |
 //! | [`state`] | state field ↔ typed columns |
 //! | [`distinct`] | distinct counts, exact (interned strings) and HyperLogLog |
+//! | [`topk`] | the most frequent values, with a bound of the error |
+//! | [`by_time`] | the value at the earliest or latest time |
 //! | [`output`] | results → columns |
 
 // The derives write paths that begin with `::millrace_plugin`; this makes them work in this crate's own tests, too.
@@ -52,6 +57,7 @@
 extern crate self as millrace_plugin;
 
 pub mod aggregation;
+pub mod by_time;
 pub mod column;
 pub mod config;
 pub mod distinct;
@@ -59,18 +65,28 @@ pub mod distinct;
 pub mod guest;
 pub mod host;
 pub mod input;
+pub mod join;
 pub mod output;
+pub mod plugin;
 pub mod rows;
 pub mod state;
+pub mod topk;
+pub mod transform;
 pub mod value;
 
 /// All that a plugin usually needs.
 pub mod prelude {
-    pub use crate::aggregation::{Aggregation, Reject, Window};
+    pub use crate::aggregation::{Aggregation, Window};
+    pub use crate::by_time::{Earliest, Latest};
     pub use crate::distinct::{Distinct, DistinctCount};
     pub use crate::host::{Level, count, log};
+    pub use crate::input::Strings;
+    pub use crate::join::{Join, OneSide};
+    pub use crate::plugin::Reject;
+    pub use crate::topk::TopK;
+    pub use crate::transform::Transform;
     pub use crate::value::{Date, Decimal, Timestamp, Timestamptz};
-    pub use millrace_plugin_macros::{Config, Input, Output, State, aggregation};
+    pub use millrace_plugin_macros::{Config, Input, Output, State, aggregation, join, transform};
 }
 
 /// What the derives' expansions name; not for use by hand.

@@ -1,6 +1,6 @@
-//! Results → columns, and the scalar values that results and states are made of.
+//! Results → columns, and the values that results and states are made of.
 
-use crate::column::{Column, ColumnData, ColumnRef, DataRef, DataType, Field};
+use crate::column::{Column, ColumnData, ColumnRef, DataRef, DataType, Field, List, offset};
 use crate::input;
 use crate::value::{Date, Decimal, Timestamp, Timestamptz, decimal_value, decimal_words};
 
@@ -10,10 +10,23 @@ pub trait OutputRow: Sized {
     fn push(&self, columns: &mut std::slice::IterMut<'_, Column>);
 }
 
+/// No columns.
+impl OutputRow for () {
+    fn fields() -> Vec<Field> {
+        Vec::new()
+    }
+    fn push(&self, _: &mut std::slice::IterMut<'_, Column>) {}
+}
+
+/// The columns of a result without a row.
+pub(crate) fn columns<O: OutputRow>() -> Vec<Column> {
+    O::fields().iter().map(|f| Column::empty(f.data_type)).collect()
+}
+
 /// A value that a field of a result can have.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column of the result",
-    note = "result fields are i64, i32, f64, f32, bool, String, Vec<u8>, Timestamp, Timestamptz, Date, Decimal<P, S>, or an Option of these"
+    note = "result fields are i64, i32, f64, f32, bool, String, Vec<u8>, Timestamp, Timestamptz, Date, Decimal<P, S>, Vec<i64>, Vec<f64>, Vec<String>, or an Option of these"
 )]
 pub trait OutputField {
     const TYPE: DataType;
@@ -24,6 +37,19 @@ pub trait OutputField {
 /// One value of one column: what results and states have in common.
 pub trait Value: Sized {
     const TYPE: DataType;
+    /// it holds memory of its own
+    const HEAP: bool = !matches!(
+        Self::TYPE,
+        DataType::Boolean
+            | DataType::Int32
+            | DataType::Int64
+            | DataType::Float32
+            | DataType::Float64
+            | DataType::Decimal { .. }
+            | DataType::Date
+            | DataType::Timestamp
+            | DataType::Timestamptz
+    );
     /// Appends to the column's data; the caller ends the row.
     fn put(&self, column: &mut Column);
     /// None: the column is of another type, or has no such row.
@@ -144,5 +170,54 @@ impl Value for Vec<u8> {
     }
     fn heap_bytes(&self) -> usize {
         self.capacity()
+    }
+}
+
+/// The elements of a row's list.
+fn list_at<'a, T>(offsets: &[u32], values: &'a [T], row: usize) -> Option<&'a [T]> {
+    values.get(input::range_at(offsets, row)?)
+}
+
+macro_rules! lists {
+    ($($rust:ty, $data:ident;)+) => { $(
+        impl Value for Vec<$rust> {
+            const TYPE: DataType = DataType::$data;
+            fn put(&self, column: &mut Column) {
+                if let ColumnData::$data(List { offsets, values }) = &mut column.data {
+                    values.extend_from_slice(self);
+                    offsets.push(offset(values.len()));
+                }
+            }
+            fn read(column: &ColumnRef<'_>, row: usize) -> Option<Self> {
+                let DataRef::$data { offsets, values } = column.data else { return None };
+                list_at(offsets, values, row).map(Into::into)
+            }
+            fn heap_bytes(&self) -> usize {
+                self.capacity() * 8
+            }
+        }
+    )+ };
+}
+
+lists! {
+    i64, ListInt64;
+    f64, ListFloat64;
+}
+
+impl Value for Vec<String> {
+    const TYPE: DataType = DataType::ListUtf8;
+    fn put(&self, column: &mut Column) {
+        if let ColumnData::ListUtf8(List { offsets, values }) = &mut column.data {
+            self.iter().for_each(|text| values.push(text.as_bytes()));
+            offsets.push(offset(values.len()));
+        }
+    }
+    fn read(column: &ColumnRef<'_>, row: usize) -> Option<Self> {
+        let DataRef::ListUtf8 { offsets, values } = column.data else { return None };
+        let text = |i| str::from_utf8(input::bytes_at(values, i)?).ok().map(Into::into);
+        input::range_at(offsets, row)?.map(text).collect()
+    }
+    fn heap_bytes(&self) -> usize {
+        self.capacity() * size_of::<String>() + self.iter().map(String::capacity).sum::<usize>()
     }
 }

@@ -3,14 +3,13 @@
 //! Owns the slots and the shared memory of the groups' sets; every call runs with that memory as the thread's current
 //! scope. The generic code is inlined into one loop per batch: no call per row crosses a boundary.
 
-use crate::aggregation::{
-    Accumulator, Aggregation, Info, OutputRows, Rejected, Results, Signature, StateChunk, Verdict, Window,
-};
+use crate::aggregation::{Accumulator, Aggregation, OutputRows, Signature, StateChunk, Window};
 use crate::column::{Column, ColumnRef, Error, Field};
 use crate::config::{self, Config};
 use crate::distinct::scope::{self, Scope};
 use crate::input::InputRow;
-use crate::output::OutputRow;
+use crate::output::{self, OutputRow};
+use crate::plugin::{Info, Rejected, Results, Verdict, check_offered};
 use crate::state::{Part, State};
 
 /// Groups of an aggregation written by row.
@@ -50,12 +49,7 @@ impl<A: Aggregation> Accumulator for Rows<A> {
 
     fn open(config: &str, offered: &[Field]) -> Result<Self, Error> {
         let options = config::parse(config).map_err(Error::Config)?;
-        for wanted in A::Input::wanted().iter().filter(|w| !w.optional) {
-            let field = &wanted.field;
-            if !offered.iter().any(|f| f.name == field.name) {
-                return Err(Error::Input(format!("column `{}` ({}) is missing", field.name, field.data_type)));
-            }
-        }
+        check_offered(&A::Input::wanted(), offered)?;
         Ok(Self { options, slots: Vec::new(), scope: None, heap_bytes: Some(0) })
     }
 
@@ -164,7 +158,7 @@ impl<A: Aggregation> Accumulator for Rows<A> {
         self.check(groups)?;
         let _scope = scope::enter(&mut self.scope);
         let empty = A::new(&self.options);
-        let mut columns: Vec<Column> = A::Output::fields().iter().map(|f| Column::empty(f.data_type)).collect();
+        let mut columns = output::columns::<A::Output>();
         let mut owners = Vec::new();
         for (group, window) in groups.iter().zip(windows) {
             let state = self.slots.get(*group as usize).and_then(Option::as_ref).unwrap_or(&empty);

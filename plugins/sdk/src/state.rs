@@ -20,7 +20,7 @@ pub trait State: Sized + Send {
 /// A field of a state.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be kept as a column of the state",
-    note = "state fields are i64, i32, f64, f32, bool, String, Vec<u8>, Timestamp, Timestamptz, Date, Decimal<P, S>, an Option of these, or DistinctCount<str | i64>"
+    note = "state fields are i64, i32, f64, f32, bool, String, Vec<u8>, Timestamp, Timestamptz, Date, Decimal<P, S>, Vec<i64>, Vec<f64>, Vec<String>, an Option of these, DistinctCount<str> or <i64>, TopK<str> or <i64>, Earliest<…> and Latest<…>"
 )]
 pub trait StateField: Sized {
     /// it may take several rows
@@ -98,7 +98,7 @@ fn next<'c, 'd>(columns: &mut std::slice::Iter<'c, ColumnRef<'d>>) -> Result<&'c
 }
 
 impl<V: Value> StateField for V {
-    const HEAP: bool = matches!(V::TYPE, crate::column::DataType::Utf8 | crate::column::DataType::Binary);
+    const HEAP: bool = V::HEAP;
     fn fields(name: &str, out: &mut Vec<Field>) {
         out.push(Field::new(name, V::TYPE, false));
     }

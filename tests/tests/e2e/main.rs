@@ -4,3 +4,4 @@
 
 mod kafka;
 mod local;
+mod plugin;

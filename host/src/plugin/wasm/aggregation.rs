@@ -40,6 +40,10 @@ impl AggregatorFactory for WasmFactory {
         self.prepared.digest()
     }
 
+    fn limits(&self) -> PluginLimits {
+        self.prepared.limits()
+    }
+
     fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Aggregator>> {
         let mut instance = self.prepared.instantiate()?;
         let offered = bindings::fields_to_wit(offered);

@@ -116,6 +116,10 @@ impl<E: Exports> Prepared<E> {
         &self.info
     }
 
+    pub(super) fn limits(&self) -> PluginLimits {
+        self.limits.clone()
+    }
+
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }

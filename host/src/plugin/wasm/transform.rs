@@ -38,6 +38,10 @@ impl TransformerFactory for WasmTransformFactory {
         self.prepared.digest()
     }
 
+    fn limits(&self) -> PluginLimits {
+        self.prepared.limits()
+    }
+
     fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Transformer>> {
         let mut instance = self.prepared.instantiate()?;
         let offered = bindings::fields_to_wit(offered);

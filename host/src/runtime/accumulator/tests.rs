@@ -144,7 +144,11 @@ fn accumulator(world: &Arc<World>, kept_bytes_max: usize) -> Accumulator {
         Ok(Box::new(Fragile { world: Arc::clone(&shared), signature, sums: Vec::new(), dead: false }))
     });
     let first = open().unwrap();
-    Accumulator::new("sums".into(), first, open, kept_bytes_max, Arc::default())
+    Accumulator::new("sums".into(), first, open, kept_bytes_max, Arc::default(), None)
+}
+
+fn nowhere(_: u32) -> Place {
+    Place::default()
 }
 
 fn column(values: &[i64]) -> Vec<Option<ArrayRef>> {
@@ -161,13 +165,13 @@ fn sums(accumulator: &mut Accumulator, slots: &[u32]) -> Vec<i64> {
 fn only_the_rows_that_kill_the_instance_are_taken_out() {
     let world = Arc::<World>::default();
     let mut accumulator = accumulator(&world, usize::MAX);
-    assert!(accumulator.update(column(&[1, 2]), &[0, 1], 2).unwrap().is_empty());
+    assert!(accumulator.update(column(&[1, 2]), &[0, 1], 2, &nowhere).unwrap().is_empty());
     let mut values = vec![1; 8_192];
     values[5_000] = POISON;
     values[17] = REFUSED;
     values[18] = POISON;
     let slots: Vec<u32> = (0..8_192).map(|row| row % 3).collect();
-    let refused = accumulator.update(column(&values), &slots, 3).unwrap();
+    let refused = accumulator.update(column(&values), &slots, 3, &nowhere).unwrap();
     assert_eq!(refused.iter().map(|r| r.row).collect::<Vec<_>>(), [17, 18, 5_000]);
     assert!(refused[1].reason.contains("boom") && refused[0].reason == "refused");
     let expected: i64 = 3 + 8_192 - 3;
@@ -179,7 +183,7 @@ fn only_the_rows_that_kill_the_instance_are_taken_out() {
 fn memory_that_is_used_up_is_no_rows_fault() {
     let world = Arc::new(World { out_of_memory: true, ..World::default() });
     let mut accumulator = accumulator(&world, usize::MAX);
-    let error = accumulator.update(column(&[1, POISON, 2]), &[0, 0, 0], 1).unwrap_err();
+    let error = accumulator.update(column(&[1, POISON, 2]), &[0, 0, 0], 1, &nowhere).unwrap_err();
     assert!(matches!(&error, RunError::Plugin(m) if m.contains("no row can be blamed")), "{error}");
 }
 
@@ -187,7 +191,7 @@ fn memory_that_is_used_up_is_no_rows_fault() {
 fn what_fails_again_on_a_new_instance_stops_the_run() {
     let world = Arc::<World>::default();
     let mut accumulator = accumulator(&world, usize::MAX);
-    accumulator.update(column(&[1, 2]), &[0, 1], 2).unwrap();
+    accumulator.update(column(&[1, 2]), &[0, 1], 2, &nowhere).unwrap();
     // the evaluation, and, after a merge and an update that bring the new instance back, the evaluation again
     *world.deadly.lock().unwrap() = BTreeSet::from([1, 4]);
     let windows = [WindowUs { start: 0, end: 1 }];
@@ -199,7 +203,7 @@ fn what_fails_again_on_a_new_instance_stops_the_run() {
 fn memory_is_given_back_once_and_nothing_is_lost_by_it() {
     let world = Arc::<World>::default();
     let mut accumulator = accumulator(&world, usize::MAX);
-    accumulator.update(column(&[4, 5]), &[0, 1], 2).unwrap();
+    accumulator.update(column(&[4, 5]), &[0, 1], 2, &nowhere).unwrap();
     accumulator.export(0, &[0, 1]).unwrap();
     accumulator.forget_inputs();
     for _ in 0..3 {
@@ -215,17 +219,17 @@ fn a_component_survives_its_poison() {
     let factory = crate::plugin::wasm::tests::factory();
     let open: OpenInstance = Box::new(|| factory.open(r#"{"mode":"poison"}"#, &Schema::default()));
     let mut accumulator =
-        Accumulator::new("guest".into(), open().unwrap(), open, usize::MAX, Arc::<NodeStats>::default());
+        Accumulator::new("guest".into(), open().unwrap(), open, usize::MAX, Arc::<NodeStats>::default(), None);
     let columns = |kinds: Vec<&str>| -> Vec<Option<ArrayRef>> {
         let values = arrow_array::Float64Array::from(vec![1.0; kinds.len()]);
         vec![Some(Arc::new(arrow_array::StringArray::from(kinds))), Some(Arc::new(values)), None]
     };
-    assert!(accumulator.update(columns(vec!["click"; 6]), &[0, 1, 0, 1, 0, 1], 2).unwrap().is_empty());
+    assert!(accumulator.update(columns(vec!["click"; 6]), &[0, 1, 0, 1, 0, 1], 2, &nowhere).unwrap().is_empty());
     let mut kinds = vec!["click"; 100];
     kinds[40] = "panic";
     kinds[77] = "loop";
     let slots: Vec<u32> = (0..100).map(|row| row % 2).collect();
-    let refused = accumulator.update(columns(kinds), &slots, 2).unwrap();
+    let refused = accumulator.update(columns(kinds), &slots, 2, &nowhere).unwrap();
     assert_eq!(refused.iter().map(|r| r.row).collect::<Vec<_>>(), [40, 77]);
     assert!(refused[0].reason.contains("this row has no budget"), "{}", refused[0].reason);
     assert!(refused[1].reason.contains("deadline"), "{}", refused[1].reason);
@@ -267,7 +271,7 @@ proptest! {
         let lonely: BTreeMap<u64, u64> = deadly.iter().map(|d| (d / 40, *d)).collect();
         let world = Arc::new(World { deadly: Mutex::new(lonely.into_values().collect()), ..World::default() });
         let mut accumulator = accumulator(&world, kept_bytes_max);
-        prop_assume!(accumulator.update(column(&[]), &[], 12).is_ok());
+        prop_assume!(accumulator.update(column(&[]), &[], 12, &nowhere).is_ok());
         let mut expected = [0_i64; 12];
         let windows = |oldest: u32| [(oldest, oldest % 2 * 6), (oldest + 1, (oldest + 1) % 2 * 6)];
         let slots_of = |first: u32| (first..first + 6).collect::<Vec<u32>>();
@@ -277,7 +281,7 @@ proptest! {
                 Step::Update(rows) => {
                     let values: Vec<i64> = rows.iter().map(|(_, v)| *v).collect();
                     let slots: Vec<u32> = rows.iter().map(|(slot, _)| u32::from(*slot)).collect();
-                    let refused = accumulator.update(column(&values), &slots, 12);
+                    let refused = accumulator.update(column(&values), &slots, 12, &nowhere);
                     let Ok(refused) = refused else {
                         // the injected deaths hit the repetition, too
                         return Ok(());

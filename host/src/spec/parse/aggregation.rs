@@ -1,6 +1,9 @@
-//! `[aggregations.NAME]`: key, window, plugin.
+//! `[aggregations.NAME]`: key, window, plugin or aggregates.
 
-use super::{Known, errors, inputs, reference};
+use std::collections::BTreeMap;
+
+use super::{Known, aggregate, errors, inputs, reference};
+use crate::plugin::builtin::{Aggregate, canonical};
 use crate::spec::cursor::{Cursor, Word};
 use crate::spec::diagnostic::Diagnostic;
 use crate::spec::model::{AggregationSpec, WindowSpec};
@@ -34,36 +37,22 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
     } else {
         c.choice("emit", &[("on_close", Word::Now(()))]);
     }
-    c.later(&["aggregate", "state_ttl"]);
-    let plugin = if c.has("plugin") {
-        reference(c, "plugin", "plugin", known.plugins)
-    } else {
-        if !c.has("aggregate") {
-            c.report(
-                Diagnostic::error(c.own_span(), format!("{} lacks `plugin`", c.what()))
-                    .hint("name one of `[plugins]`: `plugin = \"…\"`"),
-            );
-        }
-        None
-    };
-    let config = if c.has("config") {
-        c.table("config", "config").and_then(|_| c.json("config")).map(|json| json.to_string())
-    } else {
-        Some("{}".to_owned())
-    };
-    let columns = c.string_map("columns");
+    c.later(&["state_ttl"]);
+    let logic = logic(c, known);
     let (on_error, consecutive_limit) = errors(c, known.head);
     c.finish();
 
     let names = inputs.clone().unwrap_or_default();
     let spec = (|| {
+        let Logic { plugin, aggregates, config, columns } = logic?;
         Some(AggregationSpec {
             inputs: inputs?,
             key: key?,
             window: window?,
             allowed_lateness_ms: 0,
-            plugin: plugin?,
-            config: config?,
+            plugin,
+            aggregates,
+            config,
             columns,
             on_error,
             consecutive_limit,
@@ -72,7 +61,53 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
     (names, spec)
 }
 
-fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
+/// What is computed for each group.
+struct Logic {
+    plugin: String,
+    aggregates: Vec<Aggregate>,
+    config: String,
+    columns: BTreeMap<String, String>,
+}
+
+fn logic(c: &Cursor<'_>, known: &Known<'_>) -> Option<Logic> {
+    if c.has("aggregate") {
+        if c.has("plugin") {
+            c.report(
+                Diagnostic::error(c.key_span("aggregate"), format!("{} has `plugin` and `aggregate`", c.what()))
+                    .context(c.key_span("plugin"), "the plugin")
+                    .hint("it takes one of them: give the other an aggregation of its own"),
+            );
+        }
+        let node = c.path.last().cloned().unwrap_or_default();
+        let aggregates = aggregate::read(c);
+        c.skip(&["plugin", "config", "columns"]);
+        let aggregates = aggregates?;
+        return Some(Logic {
+            plugin: format!("aggregate of {node}"),
+            config: canonical(&aggregates),
+            aggregates,
+            columns: BTreeMap::new(),
+        });
+    }
+    let plugin = if c.has("plugin") {
+        reference(c, "plugin", "plugin", known.plugins)
+    } else {
+        c.report(Diagnostic::error(c.own_span(), format!("{} lacks `plugin` or `aggregate`", c.what())).hint(
+            "name one of `[plugins]`: `plugin = \"…\"`; or count without one: `aggregate = { events = \"count(*)\" }`",
+        ));
+        None
+    };
+    let config = if c.has("config") {
+        c.table("config", "config").and_then(|_| c.json("config")).map(|json| json.to_string())
+    } else {
+        Some("{}".to_owned())
+    };
+    let columns = c.string_map("columns");
+    c.skip(&["aggregate"]);
+    Some(Logic { plugin: plugin?, aggregates: Vec::new(), config: config?, columns })
+}
+
+pub(crate) fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
     let table = c.table("window", format!("`window` of {}", c.what()))?;
     let kinds =
         [("tumbling", Word::Now(())), ("sliding", Word::Later), ("session", Word::Later), ("global", Word::Later)];

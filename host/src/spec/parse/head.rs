@@ -51,7 +51,8 @@ pub fn read(root: &Cursor<'_>) -> Head {
     let parallelism = parallelism
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(PARALLELISM_MAX));
     let checkpoint = checkpoint(root, name.as_deref().unwrap_or("pipeline"));
-    Head { name, parallelism, checkpoint, state: state(root), errors: errors(root) }
+    let errors = errors(root, &checkpoint.location);
+    Head { name, parallelism, checkpoint, state: state(root), errors }
 }
 
 fn checkpoint(root: &Cursor<'_>, pipeline: &str) -> CheckpointSpec {
@@ -102,12 +103,24 @@ fn state(root: &Cursor<'_>) -> StateSpec {
     StateSpec { memory_limit_bytes: limit.unwrap_or(default.memory_limit_bytes) }
 }
 
-fn errors(root: &Cursor<'_>) -> ErrorsSpec {
-    let default = ErrorsSpec { on_error: OnError::Fail, consecutive_limit: CONSECUTIVE_ERRORS_MAX };
+fn errors(root: &Cursor<'_>, checkpoints: &Location) -> ErrorsSpec {
+    let captures = match checkpoints {
+        Location::Local(folder) => Some(folder.join("captures")),
+        Location::ObjectStore { .. } => None,
+    };
+    let default = ErrorsSpec { on_error: OnError::Fail, consecutive_limit: CONSECUTIVE_ERRORS_MAX, captures };
     let Some(c) = root.table("errors", "`[errors]`") else { return default };
+    let captures = c.string("captures").and_then(|path| match paths::scheme(&path) {
+        None => Some(paths::absolute(&c.doc.dir, &path)),
+        Some(scheme) => {
+            c.wrong(&["captures"], format!("`{scheme}:` is not supported here"), "name a folder");
+            None
+        }
+    });
     let spec = ErrorsSpec {
         on_error: on_error(&c).unwrap_or(default.on_error),
         consecutive_limit: consecutive_limit(&c).unwrap_or(default.consecutive_limit),
+        captures: captures.or(default.captures),
     };
     c.finish();
     spec

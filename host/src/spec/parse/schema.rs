@@ -90,7 +90,7 @@ fn split_path(c: &Cursor<'_>, path: &str) -> Option<Vec<String>> {
 }
 
 /// `"double?"` → (double, nullable); else the message and a hint.
-fn parse_type(written: &str) -> Result<(DataType, bool), (String, Option<String>)> {
+pub(crate) fn parse_type(written: &str) -> Result<(DataType, bool), (String, Option<String>)> {
     let (name, nullable) = match written.strip_suffix('?') {
         Some(name) => (name, true),
         None => (written, false),

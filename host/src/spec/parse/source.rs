@@ -158,7 +158,7 @@ fn generator(c: &Cursor<'_>) -> Option<GeneratorSpec> {
     })
 }
 
-fn event_time(c: &Cursor<'_>, schema: Option<&SourceSchema>) -> Option<EventTimeSpec> {
+pub(crate) fn event_time(c: &Cursor<'_>, schema: Option<&SourceSchema>) -> Option<EventTimeSpec> {
     if !c.has("event_time") {
         return Some(EventTimeSpec::RecordTimestamp);
     }

@@ -42,7 +42,7 @@ inputs = ["events"]
 key = ["campaign_id"]
 window = { type = "tumbling", size = "1h" }
 plugin = "bad"
-config = { mode = "poison-conversions" }
+config = { mode = "panics-on-conversion" }
 columns = { kind = "event_type", value = "revenue" }
 
 [aggregations.healthy]
