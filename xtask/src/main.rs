@@ -10,6 +10,7 @@ use anyhow::Result;
 mod build;
 mod demo;
 mod kafka;
+mod languages;
 mod lint;
 mod needs;
 mod shell;

@@ -59,6 +59,18 @@ pub fn for_kafka() -> Option<&'static str> {
     (!fetched && !shell::answers("mvn", &["--version"])).then_some("Maven is missing (Debian: maven)")
 }
 
+/// What plugins in other languages are built with.
+pub fn for_javascript() -> Option<&'static str> {
+    let there = shell::answers("node", &["--version"]) && shell::answers("npm", &["--version"]);
+    (!there).then_some("Node.js 20 or newer, or its npm, is missing (Debian: nodejs npm)")
+}
+
+/// C, too: its compiler comes from PyPI.
+pub fn for_python() -> Option<&'static str> {
+    (!shell::answers("python3", &["-c", "import venv, ensurepip"]))
+        .then_some("Python 3, its venv or its pip is missing (Debian: python3-venv)")
+}
+
 pub fn for_oracle() -> Option<&'static str> {
     if shell::target().join("oracle-venv/.complete").is_file() {
         return None;

@@ -3,7 +3,8 @@
 //! ```text
 //!   1  build      the binary and the plugins that the end-to-end tests drive
 //!   2  workspace  unit, property and golden tests
-//!   3  e2e        tests/tests/e2e: `kafka::…` want a broker, all want the Python oracle
+//!   3  languages  plugins in JavaScript, Python and C: the helpers, and campaign-metrics' golden cases
+//!   4  e2e        tests/tests/e2e: `kafka::…` want a broker, all want the Python oracle
 //! ```
 //!
 //! What a missing tool makes impossible is named and counted as skipped; with `CI=true` that is a failure.
@@ -13,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, needs, shell};
+use crate::{build, languages, needs, shell};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
@@ -36,6 +37,13 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
     let mut workspace = shell::cargo();
     workspace.args(["test", "--release", "--workspace", "--no-fail-fast", "--"]).args(options.filter.as_deref());
     well &= tested(&mut workspace, &mut counts)?;
+
+    if options.filter.as_deref().is_none_or(|filter| filter == "languages") {
+        let (passed, failed, skipped) = languages::run()?;
+        counts.passed += passed;
+        counts.failed += failed;
+        counts.skipped += skipped;
+    }
 
     well &= end_to_end(&options, &mut counts)?;
 

@@ -1,7 +1,7 @@
 //! `#[aggregation]`, `#[transform]`, `#[join]`: fill in what the author need not write, and export the component.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Result, ReturnType, Token, parse_quote};
@@ -164,7 +164,9 @@ impl Arguments {
 
     fn text(&self, wanted: &str) -> Result<&LitStr> {
         let found = self.given.iter().find(|(key, _)| key == wanted).and_then(|(_, value)| value.as_ref());
-        found.ok_or_else(|| Error::new(proc_macro2::Span::call_site(), format!("`{wanted} = \"…\"` is missing")))
+        found.ok_or_else(|| {
+            Error::new(proc_macro2::Span::call_site(), format!("`{wanted} = \"…\"` is missing"))
+        })
     }
 
     fn name(&self) -> Result<&LitStr> {
@@ -209,11 +211,15 @@ pub fn expand(kind: &Kind, arguments: &Arguments, mut item: ItemImpl) -> Result<
     }
     match function(&mut item, "new") {
         Some(new) => check_parameters(new, None, 1, NEW)?,
-        None => added.push(parse_quote! {
-            fn new(_: &Self::Config) -> Self {
-                ::std::default::Default::default()
-            }
-        }),
+        None => {
+            let ty = &item.self_ty;
+            let default = quote_spanned!(ty.span()=> <#ty as ::std::default::Default>::default());
+            added.push(parse_quote! {
+                fn new(_: &Self::Config) -> Self {
+                    #default
+                }
+            });
+        }
     }
     for wanted in kind.functions {
         let returned: syn::Type = match function(&mut item, wanted.name) {
@@ -278,8 +284,13 @@ fn function<'a>(item: &'a mut ItemImpl, name: &str) -> Option<&'a mut ImplItemFn
 }
 
 /// The compiler would say what is wrong with a signature in terms of the trait; this says what to write.
-fn check_parameters(written: &mut ImplItemFn, takes: Option<Receiver>, parameters: usize, form: &str) -> Result<()> {
-    let wrong = Error::new(written.sig.span(), format!("write `{form}`"));
+fn check_parameters(
+    written: &mut ImplItemFn,
+    takes: Option<Receiver>,
+    parameters: usize,
+    form: &str,
+) -> Result<()> {
+    let wrong = Error::new(written.sig.ident.span(), format!("write `{form}`"));
     let mut inputs = written.sig.inputs.iter_mut().peekable();
     if let Some(takes) = takes {
         let Some(FnArg::Receiver(receiver)) = inputs.next() else { return Err(wrong) };

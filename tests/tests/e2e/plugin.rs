@@ -44,7 +44,7 @@ fn a_new_plugin_builds_its_tests_pass_and_its_pipeline_runs() -> Result<()> {
     let built = well(&project, &["plugin", "build"])?;
     ensure!(built.contains("target/first-try.wasm") && built.contains("next: millrace plugin test"), "{built}");
     let tested = well(&project, &["plugin", "test"])?;
-    ensure!(tested.contains("1 cases passed, 0 failed; 11 laws hold, 0 do not"), "{tested}");
+    ensure!(tested.contains("1 case passed, 0 failed; 11 laws hold, 0 do not"), "{tested}");
     let inspected = well(&project, &["plugin", "inspect", "--format", "json"])?;
     let inspected: serde_json::Value = serde_json::from_str(&inspected)?;
     ensure!(inspected["name"] == "first-try" && inspected["signature"]["output"][0]["name"] == "events", "{inspected}");

@@ -373,3 +373,74 @@ fn texts_are_canonical_and_their_order_means_nothing() {
     let output = there.evaluate(&[0], &[WindowUs { start: 0, end: 1 }], true).unwrap();
     assert_eq!(output.columns[1].as_primitive::<Int64Type>().value(0), 7);
 }
+
+/// ns per row beside the campaign plugin, native and as a component: `cargo test --release -p millrace --lib speed -- --ignored
+/// --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    const ROWS: usize = 8_192;
+    const GROUPS: u32 = 1_000;
+    let offered = Schema::new(vec![
+        Field::new("event_type", DataType::String, false),
+        Field::new("user_id", DataType::String, false),
+        Field::new("revenue", DataType::Double, true),
+    ]);
+    let mut seed = 1_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let kind = |n| if n < 90 { "impression" } else if n < 99 { "click" } else { "conversion" };
+    let batches: Vec<(Vec<ArrayRef>, Vec<u32>)> = (0..64)
+        .map(|_| {
+            let kinds: StringArray = (0..ROWS).map(|_| Some(kind(random(100)))).collect();
+            let users: StringArray = (0..ROWS).map(|_| Some(format!("user-{:010}", random(100_000)))).collect();
+            let revenue: Float64Array = (0..ROWS).map(|_| (random(100) == 0).then_some(1.25)).collect();
+            let groups = (0..ROWS).map(|_| random(GROUPS.into()) as u32).collect();
+            (vec![Arc::new(kinds) as ArrayRef, Arc::new(users), Arc::new(revenue)], groups)
+        })
+        .collect();
+    let measure = |what: &str, factory: &dyn AggregatorFactory, config: &str| {
+        let best = (0..5)
+            .map(|_| {
+                let mut plugin = factory.open(config, &offered).unwrap();
+                let indexes: Vec<usize> =
+                    plugin.signature().input.iter().map(|w| offered.index_of(&w.field.name).unwrap()).collect();
+                let start = std::time::Instant::now();
+                for (columns, groups) in &batches {
+                    let columns: Vec<_> = indexes.iter().map(|i| Some(Arc::clone(&columns[*i]))).collect();
+                    plugin.update(&columns, groups, GROUPS).unwrap();
+                }
+                start.elapsed()
+            })
+            .min();
+        println!("{what:<60} {:>7.2} ns/row", best.unwrap().as_nanos() as f64 / (64 * ROWS) as f64);
+    };
+    let builtin = |texts: &[&str]| {
+        let aggregates: Vec<_> = texts.iter().enumerate().map(|(n, t)| parse(&format!("a{n}"), t).unwrap()).collect();
+        measure(&texts.join(", "), &BuiltinFactory::new("speed", &aggregates, u64::MAX), "");
+    };
+    for text in ["count(*)", "count(*) filter (where event_type = 'click')", "sum(revenue)", "avg(revenue)", "min(user_id)",
+        "count(distinct user_id)", "approx_distinct(user_id)"]
+    {
+        builtin(&[text]);
+    }
+    let filters = ["impression", "click", "conversion"].map(|k| format!("count(*) filter (where event_type = '{k}')"));
+    let mut campaign: Vec<&str> = filters.iter().map(String::as_str).collect();
+    campaign.push("sum(revenue)");
+    builtin(&campaign);
+    campaign.push("count(distinct user_id)");
+    builtin(&campaign);
+    let native = crate::plugin::native::NativeFactory::<campaign_metrics::Campaign>::new("campaign-metrics");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins/campaign_metrics.wasm");
+    let engine = Arc::new(crate::plugin::PluginEngine::new(None).unwrap());
+    let artifact = crate::plugin::Artifact::load("campaign-metrics", &path, None).expect("cargo xtask plugins");
+    let limits = crate::plugin::PluginLimits::default();
+    let wasm = crate::plugin::WasmFactory::new(&engine, "campaign-metrics", &artifact, limits).unwrap();
+    for users in ["exact", "hll"] {
+        let config = format!(r#"{{"unique_users":"{users}"}}"#);
+        measure(&format!("campaign-metrics, native, {users}"), &native, &config);
+        measure(&format!("campaign-metrics, component, {users}"), &wasm, &config);
+    }
+}

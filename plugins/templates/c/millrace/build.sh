@@ -5,6 +5,8 @@ if [ "$2" != aggregation ]; then
   echo "the helper for C knows aggregations only" >&2
   exit 1
 fi
+here=$(dirname "$0")
+mkdir -p "$(dirname "$3")"
 if [ -z "${CC:-}" ]; then
   if command -v zig >/dev/null; then
     CC="zig cc"
@@ -13,10 +15,8 @@ if [ -z "${CC:-}" ]; then
   else
     [ -d .venv ] || python3 -m venv .venv
     .venv/bin/python -c 'import ziglang' 2>/dev/null ||
-      .venv/bin/pip install --quiet --disable-pip-version-check ziglang==0.17.1
+      .venv/bin/pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
     CC=".venv/bin/python -m ziglang cc"
   fi
 fi
-mkdir -p "$(dirname "$3")"
-here=$(dirname "$0")
 $CC -target wasm32-wasi -mexec-model=reactor -O2 -s -Wall -Wextra -Wl,-z,stack-size=262144 -I. "$1" "$here"/*.c -o "$3"

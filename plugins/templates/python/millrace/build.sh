@@ -3,7 +3,7 @@
 set -eu
 if ! command -v componentize-py >/dev/null; then
   [ -d .venv ] || python3 -m venv .venv
-  [ -x .venv/bin/componentize-py ] || .venv/bin/pip install --quiet --disable-pip-version-check componentize-py==0.25.1
+  [ -x .venv/bin/componentize-py ] || .venv/bin/pip install --quiet --disable-pip-version-check -r "$(dirname "$0")/requirements.txt"
   PATH="$PWD/.venv/bin:$PATH"
 fi
 python3 "$(dirname "$0")/build.py" "$@"
