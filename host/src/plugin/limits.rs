@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Linear memory of one instance, all its memories together.
 pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 
@@ -74,7 +76,7 @@ pub const COUNTER_NAME_BYTES_MAX: usize = 128;
 pub const COUNTER_OTHER: &str = "other";
 
 /// What a plugin may have of the real world.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// the machine's clocks; without it time stands still
     pub clock: bool,
