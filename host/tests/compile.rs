@@ -1,6 +1,6 @@
 //! Compiling in a process of its own: the same plugin as in this process, and a component that is made to take all of the
 //! compiler's time or memory ends in an error.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
