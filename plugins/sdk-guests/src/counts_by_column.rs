@@ -22,7 +22,6 @@ impl Plugin for Counts {
     type Accumulator = Self;
 }
 
-#[cfg(target_arch = "wasm32")]
 millrace_plugin::export_aggregation!(Counts);
 
 const NAMES: [&str; 3] = ["impressions", "clicks", "conversions"];

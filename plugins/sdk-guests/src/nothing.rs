@@ -10,7 +10,6 @@ impl Plugin for Nothing {
     type Accumulator = Self;
 }
 
-#[cfg(target_arch = "wasm32")]
 millrace_plugin::export_aggregation!(Nothing);
 
 impl Accumulator for Nothing {
