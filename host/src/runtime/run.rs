@@ -286,7 +286,8 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
 
     let mut plugin_digests: BTreeMap<String, String> =
         operators.iter().filter_map(|(n, o)| o.plugin.as_ref().map(|p| (n.clone(), p.sha256.clone()))).collect();
-    let of_transforms = parts.transforms.iter().filter_map(|t| Some((t.name.to_string(), t.factory.as_ref()?.digest())));
+    let of_transforms =
+        parts.transforms.iter().filter_map(|t| Some((t.name.to_string(), t.factory.as_ref()?.digest())));
     plugin_digests.extend(of_transforms.map(|(node, digest)| (node, digest.to_owned())));
     let sinks = parts
         .sinks
