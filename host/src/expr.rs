@@ -145,8 +145,7 @@ fn plan(sql: &str, input: &Schema, arrow: &SchemaRef) -> Result<(Arc<dyn Physica
         .with_config_options(Arc::clone(STATE.config_options()));
     let simplifier = ExprSimplifier::new(context);
     let build = || -> Result<(Arc<dyn PhysicalExpr>, bool), DataFusionError> {
-        let logical =
-            STATE.create_logical_expr_from_sql_expr(ExprWithAlias { expr: parsed, alias: None }, &columns)?;
+        let logical = STATE.create_logical_expr_from_sql_expr(ExprWithAlias { expr: parsed, alias: None }, &columns)?;
         let coerced = simplifier.coerce(logical, &columns)?;
         let nullable = coerced.nullable(&columns)?;
         let simple: Expr = simplifier.simplify(coerced)?;
@@ -165,8 +164,7 @@ pub(crate) fn parse(sql: &str) -> Result<SqlExpr, Wrong> {
         };
         Wrong { place, ..Wrong::new(format!("not an SQL expression: {text}"), None) }
     };
-    let mut parser =
-        Parser::new(&GenericDialect {}).try_with_sql(sql).map_err(|e| failed(&e.to_string()))?;
+    let mut parser = Parser::new(&GenericDialect {}).try_with_sql(sql).map_err(|e| failed(&e.to_string()))?;
     let parsed = parser.parse_expr().map_err(|e| failed(&e.to_string()))?;
     let next = parser.peek_token();
     if next.token == Token::EOF {

@@ -13,6 +13,7 @@
 //! | [`rows`] | rows as JSON values (from TOML, JSONL, CSV) to batches and back |
 //! | [`operator`] | the operator's tasks with their queues, fed step by step |
 //! | [`run`] | a case through the operator, in every way that must give the same |
+//! | [`transform`] | the same for transforms, which need no operator: a batch in, a batch out |
 //! | [`table`] | result rows as text cells: sorted, compared, shown |
 //! | [`compare`] | what differs, for a person |
 //! | [`update`] | the actual rows written into the file, the rest of it left alone |
@@ -23,6 +24,7 @@ pub mod operator;
 pub mod rows;
 pub mod run;
 pub mod table;
+pub mod transform;
 pub mod update;
 
 pub use case::{Case, Step};

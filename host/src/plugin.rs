@@ -14,6 +14,8 @@ pub mod engine;
 pub mod limits;
 pub mod native;
 mod store;
+#[cfg(test)]
+mod tests;
 pub mod wasm;
 
 pub use artifact::{Artifact, Kind};

@@ -19,6 +19,8 @@
 //! | [`stats`] | counters and gauges of a run, by node |
 //! | [`failures`] | what happens to a row that cannot be used: fail, skip, dead letter |
 //! | [`source_task`] | partitions in order of event time → batches, watermarks, barriers |
+//! | [`transforms`], [`transform_task`] | filter, set, select, plugin: row by row, without state |
+//! | [`deduplicate_task`] | the first event of a key passes |
 //! | [`aggregate_task`] | groups, plugin calls, results, state export |
 //! | [`accumulator`] | the plugin's instance, and how it is brought back when it fails |
 //! | [`recorder`] | a failed call of a plugin, written down to be run again |
@@ -39,6 +41,7 @@ pub mod aggregate_task;
 mod assign;
 pub mod bisect;
 pub mod coordinator;
+pub mod deduplicate_task;
 pub mod edge;
 pub mod failures;
 mod graph;
@@ -54,4 +57,6 @@ mod simulation;
 pub mod sink_task;
 pub mod source_task;
 pub mod stats;
+pub mod transform_task;
+pub mod transforms;
 mod unite;

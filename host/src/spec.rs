@@ -19,7 +19,7 @@ use std::sync::Arc;
 use millrace_core::schema::Schema;
 use toml::de::DeTable;
 
-use crate::plugin::Signature;
+use crate::plugin::{Signature, TransformSignature};
 
 mod check;
 pub mod columns;
@@ -34,6 +34,7 @@ pub(crate) mod parse;
 mod paths;
 mod substitute;
 pub(crate) mod suggest;
+pub mod transforms;
 mod units;
 
 pub use check::{Resolved, check_plugins};
@@ -84,7 +85,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     let doc = Document::new(Arc::clone(&source), dir, spans, env);
     let mut draft = parse::file(&doc, &Cursor::root(&doc, root.get_ref()));
     links::check(&doc, &mut draft);
-    let parse::Draft { head, plugins, catalogs, schemas, sources, aggregations, sinks, nodes } = draft;
+    let parse::Draft { head, plugins, catalogs, schemas, sources, transforms, aggregations, sinks, nodes } = draft;
     let pipeline = Pipeline {
         name: head.name.unwrap_or_default(),
         file,
@@ -96,12 +97,13 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
         catalogs,
         schemas,
         sources,
+        transforms,
         aggregations,
         sinks,
     };
     let outputs: BTreeMap<String, Schema> =
         nodes.into_iter().filter_map(|node| Some((node.name, node.output?))).collect();
-    check::known_columns(&doc, &pipeline, &outputs);
+    check::known_columns(&doc, &pipeline, outputs);
 
     let (found, secrets, spans) = doc.finish();
     if found.has_errors() {
@@ -112,3 +114,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
 
 /// What a plugin is asked at check time: opened with its configuration and the columns offered, it tells its signature.
 pub type OpenPlugin<'a> = dyn Fn(&str, &model::PluginSpec, &str, &Schema) -> Result<Signature, String> + 'a;
+
+/// The same of a transform plugin.
+pub type OpenTransform<'a> =
+    dyn Fn(&str, &model::PluginSpec, &str, &Schema) -> Result<TransformSignature, String> + 'a;

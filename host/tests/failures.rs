@@ -186,7 +186,8 @@ fn poison_rows_are_taken_out_captured_and_replayed() {
     let again = case.millrace(&["replay", &format!("{capture}/capture.json"), "--format", "json"]);
     let json = again.json();
     assert_eq!((again.code, &json["ok"]), (Some(1), &Value::Bool(false)));
-    let numbers = |rows: &Value| rows.as_array().unwrap().iter().map(|r| r["row"].as_u64().unwrap()).collect::<Vec<_>>();
+    let numbers =
+        |rows: &Value| rows.as_array().unwrap().iter().map(|r| r["row"].as_u64().unwrap()).collect::<Vec<_>>();
     assert_eq!(numbers(&json["guilty"]), numbers(&json["captured_guilty"]));
     assert_eq!(json["guilty"][0]["values"]["kind"], POISON);
     assert_eq!(json["error"], json["captured_error"]);

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use millrace::plugin::{Info, Signature, Wanted};
+use millrace::plugin::{Info, Signature, TransformSignature, Wanted};
 use millrace::spec;
 use millrace_core::schema::{DataType, Field, Schema};
 
@@ -65,13 +65,45 @@ fn open(name: &str, _: &spec::model::PluginSpec, config: &str, offered: &Schema)
     })
 }
 
+/// A transform plugin that splits `text` into `word` and `text`, and wants `lang` if there is one.
+fn open_transform(name: &str, _: &spec::model::PluginSpec, config: &str, _: &Schema) -> Result<TransformSignature, String> {
+    let field = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
+    if name == "touchpoints" {
+        let wanted = |field| Wanted { field, dictionary: false, optional: false };
+        return Ok(TransformSignature {
+            input: vec![
+                wanted(field("event_type", DataType::String, false)),
+                wanted(field("platform", DataType::String, true)),
+                wanted(field("revenue", DataType::Double, true)),
+            ],
+            output: Schema::new(vec![field("touch", DataType::String, false), field("weight", DataType::Double, false)]),
+        });
+    }
+    if name != "splitter" {
+        return Err("it is an aggregation, and a transform wants a plugin of the world `transform-plugin`".into());
+    }
+    if config.contains("wrong") {
+        return Err("`by` must be one character".into());
+    }
+    let wanted = |name: &str, optional| Wanted {
+        field: Field::new(name, DataType::String, false),
+        dictionary: false,
+        optional,
+    };
+    let string = |name: &str| Field::new(name, DataType::String, false);
+    Ok(TransformSignature {
+        input: vec![wanted("text", false), wanted("lang", true)],
+        output: Schema::new(vec![string("word"), string("text")]),
+    })
+}
+
 /// What `check` prints, and whether it was content.
 fn check(path: &Path) -> (String, bool) {
     let loaded = match spec::load(path, &env) {
         Ok(loaded) => loaded,
         Err(wrong) => return (wrong.to_string(), false),
     };
-    match spec::check_plugins(&loaded, &open) {
+    match spec::check_plugins(&loaded, &open, &open_transform) {
         Ok(mut resolved) => {
             let info = Info { name: "campaign-metrics".into(), version: "1.0.0".into(), config_schema: String::new() };
             resolved.plugins.insert("campaign-metrics".into(), info);
@@ -124,22 +156,25 @@ fn shipped_pipelines_have_no_errors() {
     let (pipelines, plugins) = (root.path().join("pipelines"), root.path().join("target/plugins"));
     std::fs::create_dir_all(&pipelines).unwrap();
     std::fs::create_dir_all(&plugins).unwrap();
-    std::fs::write(plugins.join("campaign_metrics.wasm"), "stands for a plugin").unwrap();
+    for plugin in ["campaign_metrics.wasm", "touchpoints.wasm"] {
+        std::fs::write(plugins.join(plugin), "stands for a plugin").unwrap();
+    }
     let mut count = 0;
     for entry in std::fs::read_dir(shipped).unwrap() {
         let from = entry.unwrap().path();
         let to = pipelines.join(from.file_name().unwrap());
         std::fs::copy(&from, &to).unwrap();
         let loaded = spec::load(&to, &|_| None).unwrap_or_else(|wrong| panic!("{wrong}"));
-        let resolved = spec::check_plugins(&loaded, &open).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let resolved = spec::check_plugins(&loaded, &open, &open_transform).unwrap_or_else(|wrong| panic!("{wrong}"));
         let drawn = spec::graph(&loaded, &resolved);
-        assert!(drawn.contains("sink, iceberg lake.ads."), "{drawn}");
-        for path in loaded.pipeline.plugins.values().map(|plugin| &plugin.path).chain([&loaded.pipeline.file]) {
+        assert!(drawn.contains("  sink, iceberg lake.ads."), "{drawn}");
+        let plugins = loaded.pipeline.plugins.values().map(|plugin| plugin.path.clone());
+        for path in plugins.chain([loaded.pipeline.file.clone()]) {
             assert!(path.is_absolute() && !path.to_string_lossy().contains(".."), "{}", path.display());
         }
         count += 1;
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 7);
 }
 
 fn load_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<spec::Loaded, spec::Diagnostics> {
@@ -215,7 +250,7 @@ fn secrets_are_in_the_pipeline_but_in_nothing_that_is_shown() {
     let text = SMALL.replace("type = \"console\"", "type = \"kafka\"\nbrokers = \"${secret:P}\"\ntopic = \"t\"");
     let loaded = load_text(&text, &|name| (name == "P").then(|| "hunter2".to_owned())).unwrap();
     assert_eq!(loaded.secrets, ["hunter2"]);
-    let resolved = spec::check_plugins(&loaded, &open).unwrap();
+    let resolved = spec::check_plugins(&loaded, &open, &open_transform).unwrap();
     let graph = spec::graph(&loaded, &resolved);
     assert!(graph.contains("at [redacted]") && !graph.contains("hunter2"), "{graph}");
     let wrong = load_text(&text.replace("\"t\"", "\"${secret:P} \""), &|_| Some("hunter2".to_owned())).unwrap_err();
@@ -230,7 +265,7 @@ fn inputs_are_united_by_column_name() {
         SMALL.replace("inputs = [\"events\"]", "inputs = [\"events\", \"more\"]")
     );
     let loaded = load_text(&text, &|_| None).unwrap();
-    let resolved = spec::check_plugins(&loaded, &open).unwrap();
+    let resolved = spec::check_plugins(&loaded, &open, &open_transform).unwrap();
     let columns: Vec<String> = resolved.input["out"].fields.iter().map(ToString::to_string).collect();
     assert_eq!(columns, ["id: string", "a: long", "z: long?", "b: double?"]);
 }

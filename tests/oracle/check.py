@@ -4,6 +4,8 @@
     events    a raw events table against the dumped topic, as multisets
     state     the last checkpoint's state files, read by DuckDB, with what the campaign table has already
     complete  a raw events table against itself: so many events, no hole in the offsets, nothing twice
+    query     a table against a query over the raw events table
+    seen      the last checkpoint's files of a deduplication, read by DuckDB, against a query over the raw events table
     snapshot  prints a table's current snapshot id
 
 Nothing here shares code with Millrace: events are read from JSON lines, tables by PyIceberg.
@@ -64,6 +66,30 @@ def metrics(db, args):
     count = db.sql("SELECT count(*) FROM expected").fetchall()[0][0]
     if count == 0:
         sys.exit("the events make no group at all: nothing was compared")
+    print(f"{args.table}: {count} groups, {'equal' if not wrong else 'NOT equal'}")
+    return wrong
+
+
+def counts(db, args):
+    db.register("source", tables.arrow_or_reader(db, args, args.events_table))
+    db.execute("CREATE TABLE events AS SELECT * REPLACE (epoch_ms(timestamp) AS timestamp) FROM source")
+    expected.create_counts(db, args.window_ms)
+    db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
+    times = ", ".join(f"epoch_ms({c}) AS {c}" for c in ["window_start", "first_at", "last_at"])
+    db.execute(f"CREATE TABLE actual AS SELECT * EXCLUDE window_end REPLACE ({times}) FROM table_rows")
+    exact = "platform, window_start, events, sales, clicks, dearest, first_at, last_at, first_user, users"
+    wrong = differ(db, "rows missing", f"SELECT {exact} FROM expected_counts EXCEPT ALL SELECT {exact} FROM actual")
+    wrong += differ(db, "rows too many", f"SELECT {exact} FROM actual EXCEPT ALL SELECT {exact} FROM expected_counts")
+    close = [("revenue", 1e-9), ("average", 1e-9), ("about_users", 0.07)]
+    tests = [f"(a.{c} IS NULL) <> (e.{c} IS NULL) OR abs(a.{c} - e.{c}) > {by} * e.{c}" for c, by in close]
+    wrong += differ(
+        db,
+        "rows with other values",
+        f"SELECT e.*, a.* FROM expected_counts e JOIN actual a USING (platform, window_start) WHERE {' OR '.join(tests)}",
+    )
+    count, empty = db.sql("SELECT count(*), count(*) FILTER (revenue IS NULL) FROM expected_counts").fetchall()[0]
+    if count == 0 or empty == 0:
+        sys.exit("the events make no group, or none without revenue: too little was compared")
     print(f"{args.table}: {count} groups, {'equal' if not wrong else 'NOT equal'}")
     return wrong
 
@@ -145,6 +171,45 @@ def complete(db, args):
     return wrong
 
 
+def query(db, args):
+    db.register("events", tables.arrow_or_reader(db, args, args.events_table))
+    db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
+    excluded = f" EXCLUDE ({args.exclude})" if args.exclude else ""
+    db.execute(f"CREATE TABLE actual AS SELECT *{excluded} FROM table_rows")
+    db.execute(f"CREATE TABLE expected AS {args.query}")
+    names = sorted(row[0] for row in db.sql("DESCRIBE expected").fetchall())
+    columns = ", ".join(f'"{name}"' for name in names)
+    if sorted(row[0] for row in db.sql("DESCRIBE actual").fetchall()) != names:
+        sys.exit(f"{args.table} has other columns: {db.sql('DESCRIBE actual')}")
+    wrong = differ(db, "rows missing", f"SELECT {columns} FROM expected EXCEPT ALL SELECT {columns} FROM actual")
+    wrong += differ(db, "rows too many", f"SELECT {columns} FROM actual EXCEPT ALL SELECT {columns} FROM expected")
+    count, events = (db.sql(f"SELECT count(*) FROM {t}").fetchall()[0][0] for t in ("expected", "events"))
+    if count == 0 or count == events:
+        sys.exit(f"{count} rows of {events} events: nothing was tested")
+    print(f"{args.table}: {count} rows of {events} events, {'equal' if not wrong else 'NOT equal'}")
+    return wrong
+
+
+def seen(db, args):
+    with open(max(glob.glob(f"{args.state}/log/*.json"))) as record:
+        operator = json.load(record)["record"]["entry"]["operators"][args.operator]
+    paths = [f"{args.state}/{file['path']}" for file in operator["files"]]
+    db.execute("CREATE TABLE actual AS SELECT * EXCLUDE (window_start, window_end) FROM read_parquet($1)", [paths])
+    db.register("events", tables.arrow_or_reader(db, args, args.table))
+    watermark, within = operator["watermark_ms"], args.within_ms
+    # what may be forgotten may still be there: buckets go as a whole
+    db.execute(f"CREATE TABLE required AS {args.query} HAVING epoch_ms(first_seen) > {watermark} - {within} + 1")
+    db.execute(f"CREATE TABLE allowed AS {args.query} HAVING epoch_ms(first_seen) > {watermark} - 2 * {within}")
+    wrong = differ(db, "keys missing", "FROM required EXCEPT ALL FROM actual")
+    wrong += differ(db, "keys too many", "FROM actual EXCEPT ALL FROM allowed")
+    count, keys = (db.sql(f"SELECT count(*) FROM {t}").fetchall()[0][0] for t in ("actual", "required"))
+    everything = db.sql(f"SELECT count(*) FROM ({args.query})").fetchall()[0][0]
+    if not keys or count >= everything:
+        sys.exit(f"{count} of {everything} keys are held, {keys} have to be: nothing was tested")
+    print(f"state: {count} of {everything} keys in {len(paths)} files, {'as it should be' if not wrong else 'WRONG'}")
+    return wrong
+
+
 def snapshot(_db, args):
     current = tables.open_table(args, args.table).current_snapshot()
     print(current.snapshot_id if current else "none")
@@ -156,12 +221,14 @@ def main():
     parser.add_argument("--catalog", required=True)
     parser.add_argument("--catalog-properties", type=json.loads, required=True)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("metrics", "events", "state", "complete", "snapshot"):
+    for name in ("metrics", "counts", "events", "state", "complete", "query", "seen", "snapshot"):
         commands.add_parser(name).add_argument("--table", required=True)
     source = commands.choices["metrics"].add_mutually_exclusive_group(required=True)
     source.add_argument("--events")
     source.add_argument("--events-table")
     commands.choices["metrics"].add_argument("--window-ms", type=int, required=True)
+    commands.choices["counts"].add_argument("--events-table", required=True)
+    commands.choices["counts"].add_argument("--window-ms", type=int, required=True)
     commands.choices["events"].add_argument("--events", required=True)
     commands.choices["events"].add_argument("--copies", type=int, default=1)
     commands.choices["complete"].add_argument("--count", type=int, required=True)
@@ -169,8 +236,18 @@ def main():
     commands.choices["state"].add_argument("--events-table", required=True)
     commands.choices["state"].add_argument("--state", required=True)
     commands.choices["state"].add_argument("--window-ms", type=int, required=True)
+    commands.choices["query"].add_argument("--events-table", required=True)
+    commands.choices["query"].add_argument("--query", required=True)
+    commands.choices["query"].add_argument("--exclude", help="columns that are not compared")
+    commands.choices["seen"].add_argument("--state", required=True)
+    commands.choices["seen"].add_argument("--operator", required=True)
+    commands.choices["seen"].add_argument("--within-ms", type=int, required=True)
+    commands.choices["seen"].add_argument("--query", required=True)
     args = parser.parse_args()
-    command = {"metrics": metrics, "events": events, "state": state, "complete": complete, "snapshot": snapshot}[args.command]
+    commands = {
+        "metrics": metrics, "counts": counts, "events": events, "state": state, "complete": complete, "query": query, "seen": seen, "snapshot": snapshot,
+    }  # fmt: skip
+    command = commands[args.command]
     with duckdb.connect() as db:
         db.sql("SET TimeZone = 'UTC'")
         return 1 if command(db, args) else 0

@@ -51,3 +51,29 @@ def create_metrics(db, window_ms):
         """,
         [window_ms],
     )
+
+
+def create_counts(db, window_ms):
+    """Table `expected_counts`: the aggregates of the test's pipeline as SQL defines them."""
+    db.execute(
+        """
+        CREATE TABLE expected_counts AS
+        SELECT
+            platform,
+            timestamp - ((timestamp % $1) + $1) % $1 AS window_start,
+            count(*) AS events,
+            count(revenue) AS sales,
+            count(*) FILTER (event_type = 'click') AS clicks,
+            sum(revenue) AS revenue,
+            avg(revenue) AS average,
+            max(revenue) AS dearest,
+            min(timestamp) AS first_at,
+            max(timestamp) AS last_at,
+            min(user_id) AS first_user,
+            count(DISTINCT user_id) AS users,
+            count(DISTINCT user_id) AS about_users
+        FROM events
+        GROUP BY ALL
+        """,
+        [window_ms],
+    )

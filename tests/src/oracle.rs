@@ -110,6 +110,12 @@ pub fn metrics_match_events_table(pipeline: &Pipeline, window_ms: i64) -> Result
         .map(drop)
 }
 
+/// The table of aggregates without a plugin is what DuckDB computes from a raw events table.
+pub fn counts_match_events_table(pipeline: &Pipeline, table: &str, window_ms: i64) -> Result<()> {
+    check(pipeline, &["counts", "--table", table, "--events-table", EVENTS, "--window-ms", &window_ms.to_string()])
+        .map(drop)
+}
+
 /// DuckDB reads the last checkpoint's state files: with what is in the campaign table, they are all events of the raw table.
 pub fn state_matches_events_table(pipeline: &Pipeline, window_ms: i64) -> Result<()> {
     let (state, window_ms) = (pipeline.state(), window_ms.to_string());
@@ -119,6 +125,22 @@ pub fn state_matches_events_table(pipeline: &Pipeline, window_ms: i64) -> Result
         &["state", "--table", METRICS, "--events-table", EVENTS, "--state", state, "--window-ms", &window_ms],
     )
     .map(drop)
+}
+
+/// A table holds exactly the rows that a query over the raw events table of this very pipeline gives, but for columns that
+/// are not compared.
+pub fn query_matches(pipeline: &Pipeline, table: &str, exclude: &str, query: &str) -> Result<()> {
+    let arguments = ["query", "--table", table, "--events-table", EVENTS, "--query", query, "--exclude", exclude];
+    check(pipeline, &arguments).map(drop)
+}
+
+/// DuckDB reads the last checkpoint's files of a deduplication: the keys that a query over the raw events table gives, as
+/// far as they are young enough.
+pub fn seen_matches(pipeline: &Pipeline, operator: &str, within_ms: i64, query: &str) -> Result<()> {
+    let (state, within_ms) = (pipeline.state(), within_ms.to_string());
+    let state = utf8(&state)?;
+    let arguments = ["seen", "--table", EVENTS, "--state", state, "--operator", operator, "--within-ms", &within_ms];
+    check(pipeline, &[&arguments[..], &["--query", query]].concat()).map(drop)
 }
 
 /// A raw table holds every dumped event exactly `copies` times, and nothing else.

@@ -22,7 +22,12 @@ pub fn millrace() -> Result<PathBuf> {
 }
 
 pub fn plugin() -> Result<PathBuf> {
-    let path = target().join("plugins/campaign_metrics.wasm");
+    built_plugin("campaign_metrics")
+}
+
+/// One of those that `cargo xtask plugins` makes.
+pub fn built_plugin(name: &str) -> Result<PathBuf> {
+    let path = target().join(format!("plugins/{name}.wasm"));
     ensure!(path.is_file(), "{} is not there: run `cargo xtask build`", path.display());
     Ok(path)
 }

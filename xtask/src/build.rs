@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use crate::{needs, shell};
 
 /// Package, the file cargo makes of it, and its name below `target/plugins`.
-const PLUGINS: [(&str, &str); 1] = [("campaign-metrics", "campaign_metrics.wasm")];
+const PLUGINS: [(&str, &str); 2] =
+    [("campaign-metrics", "campaign_metrics.wasm"), ("touchpoints", "touchpoints.wasm")];
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 pub fn run() -> Result<()> {

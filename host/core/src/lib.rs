@@ -13,6 +13,7 @@
 //! | [`key`] | the canonical bytes of a key, its hash, its key group |
 //! | [`window`] | which window an event belongs to; when a window is open, closed, expired |
 //! | [`groups`] | (key, window) → slot in the accumulator |
+//! | [`seen`] | which keys have been seen lately: deduplication |
 //! | [`barrier`] | aligned checkpoints: which input may be read on |
 //! | [`checkpoint`] | what a checkpoint says, and which one a restart trusts |
 //! | [`commit`] | claims and fences on tables: may this commit go ahead? |
@@ -26,5 +27,6 @@ pub mod groups;
 pub mod key;
 pub mod limits;
 pub mod schema;
+pub mod seen;
 pub mod watermark;
 pub mod window;

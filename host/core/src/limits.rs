@@ -38,6 +38,9 @@ pub const CAPTURE_BYTES_MAX: usize = 64 << 20;
 /// A plugin instance with less memory than this is never rebuilt to give memory back.
 pub const REBUILD_BYTES_MIN: u64 = 64 << 20;
 
+/// State files of one bucket of a deduplication; then it is written anew as one.
+pub const FILES_PER_BUCKET_MAX: usize = 8;
+
 /// Packets waiting on one edge between two tasks.
 pub const EDGE_PACKETS_MAX: usize = 4;
 

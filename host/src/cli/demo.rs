@@ -136,6 +136,7 @@ fn produce(topic: &str, rate: u64, stop: &Arc<AtomicBool>) -> Result<std::thread
         campaigns: 20,
         users: 10_000,
         disorder_ms: 1_000,
+        repeats_per_million: 0,
         start_ms: Some(start_ms),
     };
     let (ready, made) = unbounded();

@@ -29,6 +29,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         campaigns: args.campaigns,
         users: args.users,
         disorder_ms: args.disorder_ms,
+        repeats_per_million: 0,
         start_ms: Some(start_ms),
     };
     let mut properties = BTreeMap::new();

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use millrace_core::schema::Schema;
 
 use super::Failure;
-use crate::plugin::artifact::Artifact;
+use crate::plugin::artifact::{Artifact, Kind};
 use crate::plugin::builtin::BuiltinFactory;
 use crate::plugin::engine::PluginEngine;
 use crate::plugin::limits::PluginLimits;
-use crate::plugin::wasm::WasmFactory;
-use crate::plugin::{AggregatorFactory, Signature};
+use crate::plugin::wasm::{WasmFactory, WasmTransformFactory};
+use crate::plugin::{AggregatorFactory, Signature, TransformSignature, TransformerFactory};
 use crate::spec::model::{Pipeline, PluginSpec};
 use crate::spec::{self, Loaded, Resolved};
 
@@ -21,6 +21,8 @@ pub struct Opened {
     pub resolved: Resolved,
     /// by name in the file, see [`AggregationSpec::plugin`](crate::spec::model::AggregationSpec)
     pub factories: BTreeMap<String, Arc<dyn AggregatorFactory>>,
+    /// the same of transforms
+    pub transformers: BTreeMap<String, Arc<dyn TransformerFactory>>,
     /// digest → the bytes as they were given, to be kept with the checkpoints
     pub plugin_bytes: BTreeMap<String, Vec<u8>>,
 }
@@ -43,6 +45,7 @@ pub fn colour() -> bool {
 
 pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Opened, Failure> {
     let mut factories: BTreeMap<String, Arc<dyn AggregatorFactory>> = BTreeMap::new();
+    let mut transformers: BTreeMap<String, Arc<dyn TransformerFactory>> = BTreeMap::new();
     let mut plugin_bytes = BTreeMap::new();
     let mut broken: BTreeMap<String, String> = BTreeMap::new();
     let mut engine = None;
@@ -52,9 +55,13 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             continue;
         }
         match open_plugin(name, plugin, memory_share(&loaded.pipeline), &mut engine) {
-            Ok((factory, bytes)) => {
+            Ok((Factory::Aggregator(factory), bytes)) => {
                 plugin_bytes.insert(factory.digest().to_owned(), bytes);
                 factories.insert(name.clone(), factory);
+            }
+            Ok((Factory::Transformer(factory), bytes)) => {
+                plugin_bytes.insert(factory.digest().to_owned(), bytes);
+                transformers.insert(name.clone(), factory);
             }
             Err(message) => {
                 broken.insert(name.clone(), message);
@@ -65,21 +72,34 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
         let factory = BuiltinFactory::new(&node.plugin, &node.aggregates, memory_share(&loaded.pipeline));
         factories.insert(node.plugin.clone(), Arc::new(factory));
     }
+    let missing = |name: &str, is: &str, wanted: &str| match broken.get(name) {
+        Some(message) => message.clone(),
+        None => format!("it is {is} plugin, and {wanted} needs another kind"),
+    };
     let open = |name: &str, _: &PluginSpec, config: &str, offered: &Schema| -> Result<Signature, String> {
-        if let Some(message) = broken.get(name) {
-            return Err(message.clone());
-        }
-        let factory = factories.get(name).ok_or_else(|| format!("there is no plugin `{name}`"))?;
+        let factory = factories.get(name).ok_or_else(|| missing(name, "a transform", "an aggregation"))?;
         let instance = factory.open(config, offered).map_err(|e| e.to_string())?;
         Ok(instance.signature().clone())
     };
-    let resolved = spec::check_plugins(loaded, &open).map_err(|e| Failure::Usage(e.render(colour())))?;
-    Ok(Opened { resolved, factories, plugin_bytes })
+    let open_transform =
+        |name: &str, _: &PluginSpec, config: &str, offered: &Schema| -> Result<TransformSignature, String> {
+            let factory = transformers.get(name).ok_or_else(|| missing(name, "an aggregation", "a transform"))?;
+            let instance = factory.open(config, offered).map_err(|e| e.to_string())?;
+            Ok(instance.signature().clone())
+        };
+    let resolved =
+        spec::check_plugins(loaded, &open, &open_transform).map_err(|e| Failure::Usage(e.render(colour())))?;
+    Ok(Opened { resolved, factories, transformers, plugin_bytes })
+}
+
+enum Factory {
+    Aggregator(Arc<dyn AggregatorFactory>),
+    Transformer(Arc<dyn TransformerFactory>),
 }
 
 /// What one plugin task may take of the whole budget.
 fn memory_share(pipeline: &Pipeline) -> u64 {
-    let tasks = pipeline.aggregations.len().saturating_mul(pipeline.parallelism).max(1);
+    let tasks = pipeline.plugin_nodes().count().saturating_mul(pipeline.parallelism).max(1);
     pipeline.state.memory_limit_bytes / u64::try_from(tasks).unwrap_or(u64::MAX)
 }
 
@@ -88,7 +108,7 @@ fn open_plugin(
     spec: &PluginSpec,
     memory_share: u64,
     engine: &mut Option<Arc<PluginEngine>>,
-) -> Result<(Arc<dyn AggregatorFactory>, Vec<u8>), String> {
+) -> Result<(Factory, Vec<u8>), String> {
     let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
     let engine = match engine {
         Some(engine) => Arc::clone(engine),
@@ -99,9 +119,14 @@ fn open_plugin(
         memory_bytes: spec.memory_bytes.unwrap_or(memory_share),
         ..Default::default()
     };
-    let factory = WasmFactory::new(&engine, name, &artifact, limits).map_err(|e| e.to_string())?;
+    let factory = match artifact.kind() {
+        Kind::Transform => WasmTransformFactory::new(&engine, name, &artifact, limits)
+            .map(|factory| Factory::Transformer(Arc::new(factory))),
+        _ => WasmFactory::new(&engine, name, &artifact, limits).map(|factory| Factory::Aggregator(Arc::new(factory))),
+    };
+    let factory = factory.map_err(|e| e.to_string())?;
     let bytes = std::fs::read(&spec.path).map_err(|e| format!("{}: {e}", spec.path.display()))?;
-    Ok((Arc::new(factory), bytes))
+    Ok((factory, bytes))
 }
 
 pub fn start_engine() -> Result<Arc<PluginEngine>, String> {

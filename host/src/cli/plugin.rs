@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod inspect;
 mod load;
+mod native;
 mod new;
 mod project;
 mod test;
@@ -86,6 +87,9 @@ pub struct InspectArgs {
     /// open it with these columns; default: those of the first case
     #[arg(long, value_name = "NAME:TYPE,…")]
     pub schema: Option<String>,
+    /// a join's second input
+    #[arg(long, value_name = "NAME:TYPE,…", requires = "schema")]
+    pub right_schema: Option<String>,
     #[arg(long, value_enum, default_value_t = Form::Text)]
     pub format: Form,
 }

@@ -57,7 +57,8 @@ fn artifact(capture: &Capture, other: Option<&Path>) -> Result<Artifact, Failure
         return Artifact::load(&plugin.name, path, None).map_err(|e| Failure::Usage(e.to_string()));
     }
     // beside the captures, should the whole folder have moved
-    let beside = capture.folder.ancestors().nth(2).map(|state| state.join("plugins").join(format!("{}.wasm", plugin.sha256)));
+    let beside =
+        capture.folder.ancestors().nth(2).map(|state| state.join("plugins").join(format!("{}.wasm", plugin.sha256)));
     let places: Vec<PathBuf> = beside.into_iter().chain(plugin.paths.iter().cloned()).collect();
     let found = places.iter().find_map(|path| Artifact::load(&plugin.name, path, Some(&plugin.sha256)).ok());
     found.ok_or_else(|| {
@@ -81,18 +82,14 @@ fn replay(capture: &Capture, artifact: &Artifact, rows: ReplayRows) -> Result<Ou
     let sent = match rows {
         ReplayRows::All => all,
         ReplayRows::Guilty if header.guilty.is_empty() => {
-            return Err(Failure::Usage("no row was found guilty of this failure; leave out `--rows guilty`".to_owned()));
+            return Err(Failure::Usage(
+                "no row was found guilty of this failure; leave out `--rows guilty`".to_owned(),
+            ));
         }
         ReplayRows::Guilty => header.guilty.iter().map(|g| g.row).filter(|row| (*row as usize) < batch_rows).collect(),
     };
     let engine = start_engine().map_err(|e| other(&e))?;
-    let mut outcome = Outcome {
-        plugin: String::new(),
-        sent,
-        error: None,
-        guilty: Vec::new(),
-        rejected: Vec::new(),
-    };
+    let mut outcome = Outcome { plugin: String::new(), sent, error: None, guilty: Vec::new(), rejected: Vec::new() };
     match header.kind {
         Kind::Aggregation => {
             let factory = WasmFactory::new(&engine, &header.plugin.name, artifact, header.plugin.limits());
@@ -131,7 +128,9 @@ fn aggregate(capture: &Capture, factory: &dyn AggregatorFactory, outcome: &mut O
         Ok(plugin)
     };
     let mut plugin = open().map_err(|e| {
-        Failure::Other(anyhow!("{e}\nhint: this was before the call, while the instance was made ready with the captured state"))
+        Failure::Other(anyhow!(
+            "{e}\nhint: this was before the call, while the instance was made ready with the captured state"
+        ))
     })?;
     let input = input(capture, &plugin.signature().input);
     if header.call != "update" {
@@ -198,8 +197,7 @@ fn other_call(capture: &Capture, plugin: &mut dyn Aggregator, input: &Input) -> 
             plugin.merge(&columns, &groups(state), total)
         }
         "evaluate" => {
-            let windows: Vec<WindowUs> =
-                header.windows.iter().map(|&(start, end)| WindowUs { start, end }).collect();
+            let windows: Vec<WindowUs> = header.windows.iter().map(|&(start, end)| WindowUs { start, end }).collect();
             plugin.evaluate(&header.groups, &windows, true).map(|_| ())
         }
         "reset" => plugin.reset(&header.groups),

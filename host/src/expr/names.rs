@@ -89,11 +89,14 @@ impl Names<'_> {
             }
             return wrong(
                 format!("`{name}` answers differently each time"),
-                Some("a row that is read again after a restart must give the same: use the event's own columns".to_owned()),
+                Some(
+                    "a row that is read again after a restart must give the same: use the event's own columns"
+                        .to_owned(),
+                ),
             );
         }
-        let several = self.state.aggregate_functions().contains_key(&name)
-            || self.state.window_functions().contains_key(&name);
+        let several =
+            self.state.aggregate_functions().contains_key(&name) || self.state.window_functions().contains_key(&name);
         if several {
             return wrong(format!("`{name}` looks at several rows"), one_row());
         }

@@ -65,7 +65,7 @@ fn values_types_and_nulls() {
         ("cast(a AS float)", DataType::Float),
         ("cast(a AS int)", DataType::Int),
         ("cast(a AS boolean)", DataType::Boolean),
-        ("cast(a AS decimal(10, 2))", DataType::Decimal { precision: 10, scale: 2 }),
+        ("cast(a AS decimal(18, 2))", DataType::Decimal { precision: 18, scale: 2 }),
         ("cast(timestamp AS date)", DataType::Date),
         ("cast(timestamp AS timestamp)", DataType::Timestamp),
         ("cast(userId AS binary)", DataType::Binary),
@@ -118,7 +118,7 @@ fn what_is_refused_and_how() {
         ("NULL", "cast(NULL AS string)"),
         ("[a]", "cast(… AS string)"),
         ("1 / 0", "whatever the row"),
-        ("cast('x' AS int)", "whatever the row"),
+        ("cast('x' AS int)", "Cannot cast string 'x'"),
         ("a + userId + interval '1 day'", ""),
     ] {
         let found = wrong(sql);

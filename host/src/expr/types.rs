@@ -40,8 +40,15 @@ pub fn column_type(arrow: &ArrowType) -> Result<DataType, String> {
         },
         ArrowType::Date32 => DataType::Date,
         // what is finer than a microsecond is cut off
-        ArrowType::Timestamp(TimeUnit::Second | TimeUnit::Millisecond | TimeUnit::Microsecond | TimeUnit::Nanosecond, zone) => {
-            if zone.is_some() { DataType::Timestamptz } else { DataType::Timestamp }
+        ArrowType::Timestamp(
+            TimeUnit::Second | TimeUnit::Millisecond | TimeUnit::Microsecond | TimeUnit::Nanosecond,
+            zone,
+        ) => {
+            if zone.is_some() {
+                DataType::Timestamptz
+            } else {
+                DataType::Timestamp
+            }
         }
         ArrowType::Utf8 | ArrowType::LargeUtf8 | ArrowType::Utf8View => DataType::String,
         ArrowType::Binary | ArrowType::LargeBinary | ArrowType::BinaryView | ArrowType::FixedSizeBinary(_) => {

@@ -201,14 +201,8 @@ fn read_step(
         }
     }
     let inline = list_of_rows(c, "events");
-    let names: Vec<&str> = schema.paths.iter().filter_map(|path| path.first()).map(String::as_str).collect();
-    for (row, span) in &inline {
-        for unknown in row.keys().filter(|key| !names.contains(&key.as_str())) {
-            c.report(
-                Diagnostic::error(span.clone(), format!("`[schema]` has no column `{unknown}`"))
-                    .hint_if_any(suggest::did_you_mean(unknown, names.iter().copied())),
-            );
-        }
+    if unknown_columns(c, schema) {
+        return None;
     }
     let mut all: Vec<Row> = inline.iter().map(|(row, _)| row.clone()).collect();
     if let Some(file) = c.string("events_file") {
@@ -252,6 +246,25 @@ fn read_step(
     let end = c.end().unwrap_or_else(|| c.own_span().end);
     c.finish();
     Some(Step { events, watermark_ms: watermark, expect, rejected, late, places, end })
+}
+
+/// Reports members of events that no column takes: in a file they are ignored, here they are slips of the fingers.
+fn unknown_columns(c: &Cursor<'_>, schema: &SourceSchema) -> bool {
+    let names: Vec<&str> = schema.paths.iter().filter_map(|path| path.first()).map(String::as_str).collect();
+    let Some(DeValue::Array(items)) = c.raw("events").map(|value| value.get_ref()) else { return false };
+    let tables = items.iter().filter_map(|item| match item.get_ref() {
+        DeValue::Table(table) => Some(table),
+        _ => None,
+    });
+    let mut found = false;
+    for key in tables.flat_map(|table| table.keys()).filter(|key| !names.contains(&&**key.get_ref())) {
+        found = true;
+        c.report(
+            Diagnostic::error(key.span(), format!("`[schema]` has no column `{}`", key.get_ref()))
+                .hint_if_any(suggest::did_you_mean(key.get_ref(), names.iter().copied())),
+        );
+    }
+    found
 }
 
 /// `key = [{ … }, …]`, each with its place.

@@ -39,6 +39,17 @@ pub enum Line {
     },
 }
 
+impl Line {
+    /// The step's key that it is about.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Row { .. } | Self::Missing { .. } | Self::Unexpected { .. } => "expect",
+            Self::Rejected { .. } => "rejected",
+            Self::Late { .. } => "late",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnDiff {
     pub column: String,
@@ -89,13 +100,17 @@ fn fill_window(expected: &mut Table, got: &Table) {
 
 fn rows(expected: &Table, got: &Table, tolerance: Option<f64>) -> Vec<Line> {
     let (identity, values) = (expected.with_role(Role::Identity), expected.with_role(Role::Value));
-    let which = |row: &[Cell]| expected.show(row, &identity);
+    // a row without window and key is known by its number
+    let which = |number: usize, row: &[Cell]| match identity.as_slice() {
+        [] => format!("row {number}"),
+        some => expected.show(row, some),
+    };
     let mut lines = Vec::new();
-    let mut left: Vec<&Vec<Cell>> = got.rows.iter().collect();
-    for row in &expected.rows {
-        let same = left.iter().position(|candidate| got.identity(candidate) == expected.identity(row));
-        let Some(found) = same.map(|index| left.remove(index)) else {
-            lines.push(Line::Missing { which: which(row), values: expected.show(row, &values) });
+    let mut left: Vec<(usize, &Vec<Cell>)> = (1..).zip(&got.rows).collect();
+    for (number, row) in (1..).zip(&expected.rows) {
+        let same = left.iter().position(|(_, candidate)| got.identity(candidate) == expected.identity(row));
+        let Some((_, found)) = same.map(|index| left.remove(index)) else {
+            lines.push(Line::Missing { which: which(number, row), values: expected.show(row, &values) });
             continue;
         };
         let columns: Vec<ColumnDiff> = expected
@@ -113,10 +128,13 @@ fn rows(expected: &Table, got: &Table, tolerance: Option<f64>) -> Vec<Line> {
             })
             .collect();
         if !columns.is_empty() {
-            lines.push(Line::Row { which: which(row), columns });
+            lines.push(Line::Row { which: which(number, row), columns });
         }
     }
-    lines.extend(left.into_iter().map(|row| Line::Unexpected { which: which(row), values: got.show(row, &values) }));
+    lines.extend(
+        left.into_iter()
+            .map(|(number, row)| Line::Unexpected { which: which(number, row), values: got.show(row, &values) }),
+    );
     lines
 }
 

@@ -93,7 +93,7 @@ impl Operator {
             let mut restored = Vec::new();
             for (&start_ms, batches) in &cut.windows {
                 let batches = own_groups(batches, node.spec.key.len(), key_groups)?;
-                restored.push(RestoredWindow { start_ms, batches, clean: false });
+                restored.push(RestoredWindow { start_ms, batches, clean: false, files: 0 });
             }
             let aggregate = AggregateTask {
                 id: TaskId { node: Arc::clone(&node.name), task },
@@ -116,6 +116,7 @@ impl Operator {
                     KEPT_BYTES_MAX,
                     Arc::clone(&stats),
                     None,
+                    u64::MAX,
                 ),
                 window: Tumbling::new(size_ms, offset_ms),
                 allowed_lateness_ms: 0,

@@ -7,7 +7,7 @@ use millrace_core::schema::Schema;
 
 use super::case::Case;
 use super::operator::{Cut, Operator, StepOutcome};
-use crate::plugin::{AggregatorFactory, Signature};
+use crate::plugin::{AggregatorFactory, PluginError, Signature};
 use crate::runtime::run::AggregationNode;
 use crate::spec::columns::{self, Misfit};
 use crate::spec::diagnostic::{Diagnostic, Diagnostics};
@@ -48,39 +48,13 @@ impl Subject {
     /// Opens the plugin with the case's configuration and columns; what does not fit is shown in the case's file.
     pub fn open(factory: &Arc<dyn AggregatorFactory>, case: &Case) -> Result<Self, Diagnostics> {
         let input = case.schema.schema.clone();
-        let spec = AggregationSpec {
-            inputs: Vec::new(),
-            key: case.key.clone(),
-            window: case.window.unwrap_or(WindowSpec::Tumbling { size_ms: 1, offset_ms: 0 }),
-            allowed_lateness_ms: 0,
-            plugin: factory.info().name.clone(),
-            aggregates: Vec::new(),
-            config: case.config.clone(),
-            columns: case.columns.clone(),
-            on_error: OnError::DeadLetter,
-            consecutive_limit: u64::MAX,
-        };
-        let located = |wrong: Vec<Misfit>| {
-            let found = wrong.into_iter().map(|misfit| {
-                let keys: Vec<&str> = misfit.keys.iter().map(String::as_str).collect();
-                let mut found = Diagnostic::error(case.spans.value(&keys), misfit.message);
-                found.hints = misfit.hints;
-                found
-            });
-            case.wrong(found.collect())
-        };
+        let spec = spec_of(case, &factory.info().name);
         let wrong = columns::check_aggregation(&spec, &input);
         if !wrong.is_empty() {
-            return Err(located(wrong));
+            return Err(located(case, wrong));
         }
         let offered = columns::offered_schema(&input, &spec.columns);
-        let instance = factory.open(&spec.config, &offered).map_err(|error| {
-            let place = if case.spans.has(&["config"]) { "config" } else { "schema" };
-            case.wrong(vec![
-                Diagnostic::error(case.spans.key(&[place]), error.to_string())
-                    .hint("`millrace plugin inspect` shows which options and columns it takes"),
-            ])
-        })?;
+        let instance = factory.open(&spec.config, &offered).map_err(|error| refused(case, &error))?;
         let signature = instance.signature().clone();
         let (output, wrong) = columns::check_signature(&spec, &input, &signature);
         match output {
@@ -94,7 +68,7 @@ impl Subject {
                 };
                 Ok(Self { node, signature })
             }
-            _ => Err(located(wrong)),
+            _ => Err(located(case, wrong)),
         }
     }
 
@@ -137,4 +111,40 @@ impl Subject {
         };
         run().map_err(|error: crate::runtime::message::RunError| error.to_string())
     }
+}
+
+/// The case as an aggregation of a pipeline; a transform has no key, and its window says nothing.
+pub fn spec_of(case: &Case, plugin: &str) -> AggregationSpec {
+    AggregationSpec {
+        inputs: Vec::new(),
+        key: case.key.clone(),
+        window: case.window.unwrap_or(WindowSpec::Tumbling { size_ms: 1, offset_ms: 0 }),
+        allowed_lateness_ms: 0,
+        plugin: plugin.to_owned(),
+        aggregates: Vec::new(),
+        config: case.config.clone(),
+        columns: case.columns.clone(),
+        on_error: OnError::DeadLetter,
+        consecutive_limit: u64::MAX,
+    }
+}
+
+/// What does not fit, where the case's file says it.
+pub fn located(case: &Case, wrong: Vec<Misfit>) -> Diagnostics {
+    let found = wrong.into_iter().map(|misfit| {
+        let keys: Vec<&str> = misfit.keys.iter().map(String::as_str).collect();
+        let mut found = Diagnostic::error(case.spans.value(&keys), misfit.message);
+        found.hints = misfit.hints;
+        found
+    });
+    case.wrong(found.collect())
+}
+
+/// The plugin does not open with what the case offers.
+pub fn refused(case: &Case, error: &PluginError) -> Diagnostics {
+    let place = if case.spans.has(&["config"]) { "config" } else { "schema" };
+    case.wrong(vec![
+        Diagnostic::error(case.spans.key(&[place]), error.to_string())
+            .hint("`millrace plugin inspect` shows which options and columns it takes"),
+    ])
 }

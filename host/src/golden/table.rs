@@ -56,6 +56,11 @@ impl Table {
         table
     }
 
+    /// Rows in the order in which they came.
+    pub fn of_rows(schema: &Schema, batches: &[RecordBatch]) -> Self {
+        Self::of(schema, &(0..schema.fields.len()).collect::<Vec<_>>(), batches)
+    }
+
     /// These columns of some batches.
     pub fn of(schema: &Schema, order: &[usize], batches: &[RecordBatch]) -> Self {
         let columns = order

@@ -1,23 +1,28 @@
-//! The actual rows written into a case's file: the values of `expect`, `rejected` and `late` are replaced where they
+//! The actual rows written into a case's file: those of `expect`, `rejected` and `late` that differ are replaced where they
 //! stand, added where they are missing, taken out where nothing came. All else of the file stays as it is.
 
 use millrace_core::schema::DataType;
 
 use super::case::{Case, Step};
+use super::compare::Difference;
 use super::operator::StepOutcome;
 use super::table::{Cell, Head, Role, Table};
 
 /// The file's new text.
-pub fn update(case: &Case, outcomes: &[(StepOutcome, Table)]) -> String {
+pub fn update(case: &Case, outcomes: &[(StepOutcome, Table)], differences: &[Difference]) -> String {
     let mut text = case.source.text.clone();
+    let steps = (1..).zip(case.steps.iter().zip(outcomes)).collect::<Vec<_>>();
     // from the end, so that the places before stay right
-    for (step, (outcome, rows)) in case.steps.iter().zip(outcomes).rev() {
+    for (number, (step, (outcome, rows))) in steps.into_iter().rev() {
+        let Some(difference) = differences.iter().find(|d| d.step == number) else { continue };
         let late = outcome.late.len();
         let values = [
             ("expect", (!rows.rows.is_empty()).then(|| list(rows.rows.iter().map(|row| inline_row(rows, row))))),
             ("rejected", (!outcome.rejected.is_empty()).then(|| list(outcome.rejected.iter().map(|r| quoted(r))))),
             ("late", (late > 0).then(|| late.to_string())),
         ];
+        let differs = |key: &str| difference.lines.iter().any(|line| line.key() == key);
+        let values: Vec<_> = values.into_iter().filter(|(key, _)| differs(key)).collect();
         put(&mut text, step, &values);
     }
     text

@@ -40,6 +40,8 @@ fn write_head(out: &mut String, law: Law, case: &Case, broken: &Broken) -> std::
     writeln!(out, "# Found by `millrace plugin test`: these rows break the law `{}`:", law.name())?;
     writeln!(out, "# {}.", law.says())?;
     for line in broken.0.lines() {
+        // a comment holds no control characters
+        let line: String = line.chars().filter(|c| !c.is_control()).collect();
         writeln!(out, "# {}", line.trim_end())?;
     }
     writeln!(out, "# It is checked by every `plugin test` from now on; the steps are the parts that rows come in.")?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::subject::LawSubject;
 use super::{Broken, Law, Trial, check};
+use crate::golden::rows::Row;
 use crate::spec::model::EventTimeSpec;
 
 /// Trials that are run at the most: an interpreter inside a plugin takes its time to start.
@@ -18,6 +19,7 @@ pub fn shrink(law: Law, subject: &LawSubject, trial: Trial, seen: Broken) -> (Tr
     loop {
         let before = smallest.trial.clone();
         smallest.fewer_rows();
+        smallest.simpler_everywhere();
         smallest.simpler_values();
         if smallest.trial == before || smallest.left == 0 {
             return (smallest.trial, smallest.seen);
@@ -61,6 +63,30 @@ impl Smallest<'_> {
         }
     }
 
+    /// A value of a column replaced wherever it stands: rows of one group stay so.
+    fn simpler_everywhere(&mut self) {
+        for field in self.subject.schema.schema.fields.clone() {
+            let of_column = |(_, row): &(usize, Row)| row.get(&field.name).cloned();
+            let mut values: Vec<Value> = Vec::new();
+            for value in self.trial.rows.iter().filter_map(of_column) {
+                if !values.contains(&value) {
+                    values.push(value);
+                }
+            }
+            for now in values {
+                for simpler in self.simpler(&field, Some(&now)) {
+                    let mut trial = self.trial.clone();
+                    for (_, row) in trial.rows.iter_mut().filter(|(_, row)| row.get(&field.name) == Some(&now)) {
+                        put(row, &field.name, simpler.clone());
+                    }
+                    if self.try_this(trial) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     fn simpler_values(&mut self) {
         let fields = self.subject.schema.schema.fields.clone();
         for at in 0..self.trial.rows.len() {
@@ -69,10 +95,7 @@ impl Smallest<'_> {
                 for simpler in self.simpler(field, now.as_ref()) {
                     let mut trial = self.trial.clone();
                     let Some((_, row)) = trial.rows.get_mut(at) else { break };
-                    match simpler {
-                        Some(value) => row.insert(field.name.clone(), value),
-                        None => row.remove(&field.name),
-                    };
+                    put(row, &field.name, simpler);
                     if self.try_this(trial) {
                         break;
                     }
@@ -105,4 +128,11 @@ impl Smallest<'_> {
         let until = values.iter().position(|value| value == now).unwrap_or(values.len());
         null.into_iter().chain(values.into_iter().take(until).map(Some)).collect()
     }
+}
+
+fn put(row: &mut Row, column: &str, value: Option<Value>) {
+    match value {
+        Some(value) => row.insert(column.to_owned(), value),
+        None => row.remove(column),
+    };
 }

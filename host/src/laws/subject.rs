@@ -206,7 +206,7 @@ impl Instance<'_> {
                 known.rows.extend(table.rows);
             }
         }
-        let empty = |schema: &Schema| Table::of(schema, &(0..schema.fields.len()).collect::<Vec<_>>(), &[]);
+        let empty = |schema: &Schema| Table::of_rows(schema, &[]);
         for group in groups {
             let result = results.get(&group).cloned().unwrap_or_else(|| empty(&signature.output));
             let state = states.remove(&group).unwrap_or_else(|| empty(&signature.state));
@@ -221,8 +221,7 @@ fn by_group(schema: &Schema, columns: Vec<ArrayRef>, groups: &[u32]) -> BTreeMap
     let Ok(batch) = RecordBatch::try_new_with_options(schema.to_arrow(), columns, &options) else {
         return BTreeMap::new();
     };
-    let order: Vec<usize> = (0..schema.fields.len()).collect();
-    let all = Table::of(schema, &order, &[batch]);
+    let all = Table::of_rows(schema, &[batch]);
     let mut tables: BTreeMap<u32, Table> = BTreeMap::new();
     for (row, group) in all.rows.iter().zip(groups) {
         let table = tables.entry(*group).or_insert_with(|| Table { columns: all.columns.clone(), rows: Vec::new() });

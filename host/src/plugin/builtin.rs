@@ -102,8 +102,7 @@ impl fmt::Display for Aggregate {
 }
 
 fn is_plain(column: &str) -> bool {
-    !column.starts_with(|c: char| c.is_ascii_digit())
-        && column.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+    !column.starts_with(|c: char| c.is_ascii_digit()) && column.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
 }
 
 /// All of them as one text: the same for the same aggregates, whatever their order in the file.

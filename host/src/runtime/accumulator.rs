@@ -41,6 +41,9 @@ pub struct Accumulator {
     plugin: Box<dyn Aggregator>,
     stats: Arc<NodeStats>,
     recorder: Option<Recorder>,
+    consecutive_limit: u64,
+    /// failures since the last `update` that went well at once
+    failures: u64,
     total_slots: u32,
     /// by start of the window
     exported: BTreeMap<i64, Vec<Exported>>,
@@ -77,6 +80,7 @@ impl Accumulator {
         kept_bytes_max: usize,
         stats: Arc<NodeStats>,
         recorder: Option<Recorder>,
+        consecutive_limit: u64,
     ) -> Self {
         Self {
             node,
@@ -84,6 +88,8 @@ impl Accumulator {
             plugin,
             stats,
             recorder,
+            consecutive_limit,
+            failures: 0,
             total_slots: 0,
             exported: BTreeMap::new(),
             kept: Vec::new(),
@@ -111,6 +117,7 @@ impl Accumulator {
         self.grow(total_slots);
         match self.plugin.update(&columns, slots, self.total_slots) {
             Ok(mut rejected) => {
+                self.failures = 0;
                 self.keep(columns, slots.to_vec());
                 rejected.sort_by_key(|r| r.row);
                 Ok(rejected)
@@ -212,6 +219,14 @@ impl Accumulator {
 
     fn bring_back(&mut self, why: &PluginError) -> Result<(), RunError> {
         self.stats.plugin_failures_total.fetch_add(1, Relaxed);
+        self.failures += 1;
+        if self.failures >= self.consecutive_limit {
+            return Err(RunError::Plugin(format!(
+                "{why}; {} calls in a row have failed (consecutive_limit)\nhint: nothing is lost: the next start goes on from \
+                 the last checkpoint, with a corrected plugin or the former one",
+                self.failures
+            )));
+        }
         warn!(
             node = %self.node,
             windows = self.exported.len(),
@@ -298,6 +313,8 @@ impl Accumulator {
             rejected.sort_by_key(|r| r.row);
             return Ok(rejected);
         }
+        // from here on the rows are counted, not the instance
+        self.failures = 0;
         let good: Vec<u32> =
             (0_u32..).take(slots.len()).filter(|row| guilty.binary_search_by_key(row, |r| r.row).is_err()).collect();
         let columns = take_input(columns, &good)?;

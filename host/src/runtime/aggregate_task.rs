@@ -256,7 +256,7 @@ impl AggregateTask {
                 );
             }
             if connected {
-                letters.push(self.failed_row(batch, row, reason));
+                letters.push(FailedRow::of(batch, row, reason));
             } else if state.late_logged >= FIRST_OCCURRENCES_LOGGED {
                 break;
             }
@@ -271,20 +271,6 @@ impl AggregateTask {
             }
         }
         Ok(Ok(()))
-    }
-
-    fn failed_row(&self, batch: &Batch, row: u32, reason: String) -> FailedRow {
-        let at = row as usize;
-        let origin = batch.origin.as_ref();
-        FailedRow {
-            reason,
-            topic: origin.map(|o| Arc::clone(&o.topic)),
-            partition: origin.map(|o| o.partition),
-            offset: origin.and_then(|o| o.offsets.get(at)).copied(),
-            event_time_ms: batch.event_time_ms.get(at).copied(),
-            payload: None,
-            row: crate::sink::json::row_to_json(&batch.rows, at).ok(),
-        }
     }
 
     /// Hands all pending rows to the plugin in one call.
@@ -316,7 +302,7 @@ impl AggregateTask {
             .filter_map(|r| {
                 let at = r.row as usize;
                 let (batch, row) = locate(&pending, at)?;
-                Some((at, self.failed_row(batch, row, r.reason)))
+                Some((at, FailedRow::of(batch, row, r.reason)))
             })
             .collect();
         let handled = self.failures.handle(rows, failed)?;
@@ -507,11 +493,11 @@ impl AggregateTask {
     }
 }
 
-fn constant_time(micros: i64, rows: usize) -> ArrayRef {
+pub(super) fn constant_time(micros: i64, rows: usize) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_value(micros, rows).with_data_type(DataType::Timestamptz.to_arrow()))
 }
 
-fn place(batch: &Batch, row: u32) -> Place {
+pub(super) fn place(batch: &Batch, row: u32) -> Place {
     let Some(origin) = &batch.origin else { return Place::default() };
     Place {
         topic: Some(origin.topic.to_string()),

@@ -308,6 +308,7 @@ impl Coordinator {
                     next.sources.entry(task.node.to_string()).or_default().partitions.extend(partitions);
                 }
                 Part::Operator(part) => self.operator_part(&mut next, task, part),
+                Part::Stateless => {}
                 Part::Sink(part) => merge_prepared(prepared.entry(task.node.to_string()).or_default(), part),
             }
         }

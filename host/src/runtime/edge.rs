@@ -27,7 +27,7 @@ pub enum Exchange {
     Key { columns: Arc<[usize]> },
     /// by a hash that the receiver's sink computes (its table's partition)
     Partition(PartitionHash),
-    /// sender i to receiver i modulo the receivers
+    /// sender i to receiver i; to receiver i modulo the receivers if there are not as many
     Forward,
 }
 
@@ -53,11 +53,15 @@ pub fn connect(
 ) -> (Vec<Output>, Vec<Vec<Receiver<Message>>>) {
     let unite = unite.map(Arc::new);
     let mut inputs: Vec<Vec<Receiver<Message>>> = (0..receivers).map(|_| Vec::new()).collect();
+    // pairs: what does not send to another has no reason to hold it up either
+    let pairs = matches!(exchange, Exchange::Forward) && senders == receivers;
     let outputs = (0..senders)
         .map(|task| {
             let targets = inputs
                 .iter_mut()
-                .map(|input| {
+                .enumerate()
+                .filter(|(receiver, _)| !pairs || *receiver == task)
+                .map(|(_, input)| {
                     let (sender, receiver) = bounded(EDGE_PACKETS_MAX);
                     input.push(receiver);
                     sender

@@ -34,6 +34,21 @@ pub struct FailedRow {
 }
 
 impl FailedRow {
+    /// A row of a batch, as it came to the node.
+    pub fn of(batch: &Batch, row: u32, reason: String) -> Self {
+        let at = row as usize;
+        let origin = batch.origin.as_ref();
+        Self {
+            reason,
+            topic: origin.map(|o| Arc::clone(&o.topic)),
+            partition: origin.map(|o| o.partition),
+            offset: origin.and_then(|o| o.offsets.get(at)).copied(),
+            event_time_ms: batch.event_time_ms.get(at).copied(),
+            payload: None,
+            row: crate::sink::json::row_to_json(&batch.rows, at).ok(),
+        }
+    }
+
     fn place(&self) -> String {
         match (&self.topic, self.partition, self.offset) {
             (Some(topic), Some(partition), Some(offset)) => format!("{topic}/{partition} offset {offset}"),
@@ -84,7 +99,7 @@ pub fn dead_letters(node: &str, rows: &[FailedRow]) -> Result<Batch, RunError> {
 /// The policy of one task for rows that cannot be used.
 pub struct Failures {
     node: Arc<str>,
-    /// as a person calls it: "source", "aggregation"
+    /// as a person calls it: "source", "transform", "aggregation"
     kind: &'static str,
     on_error: OnError,
     consecutive_limit: u64,

@@ -48,6 +48,17 @@ impl Graph {
 
 pub fn wire(parts: &Parts, tasks: usize) -> Result<Graph, RunError> {
     let mut graph = Graph { outputs: BTreeMap::new(), inputs: BTreeMap::new() };
+    for node in &parts.transforms {
+        let steps = node.steps_name();
+        let first = steps.as_deref().unwrap_or(&node.name);
+        let exchange = if node.spec.has_steps() { None } else { node.by_key() };
+        for (input, unite) in united(parts, &node.spec.inputs)? {
+            graph.edge(input, tasks, first, tasks, exchange.as_ref().unwrap_or(&Exchange::Forward), unite);
+        }
+        if let (Some(steps), Some(by_key)) = (&steps, node.by_key()) {
+            graph.edge(steps, tasks, &node.name, tasks, &by_key, None);
+        }
+    }
     for node in &parts.aggregations {
         let columns: Arc<[usize]> = node.spec.key.iter().filter_map(|k| node.input.index_of(k)).collect();
         let exchange = Exchange::Key { columns };
@@ -79,6 +90,7 @@ fn united<'a>(parts: &Parts, inputs: &'a [String]) -> Result<Vec<(&'a str, Optio
 fn schema(parts: &Parts, input: &str) -> Schema {
     let source = parts.sources.iter().find(|s| *s.name == *input).map(|s| s.spec.output.clone());
     source
+        .or_else(|| parts.transforms.iter().find(|t| *t.name == *input).map(|t| t.output.clone()))
         .or_else(|| parts.aggregations.iter().find(|a| *a.name == *input).map(|a| a.output.clone()))
         .unwrap_or_else(columns::side_stream)
 }

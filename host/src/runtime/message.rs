@@ -47,6 +47,8 @@ impl std::fmt::Display for TaskId {
 pub enum Part {
     Source { partitions: Vec<PartitionState> },
     Operator(OperatorPart),
+    /// an operator that keeps nothing
+    Stateless,
     Sink(Prepared),
 }
 

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::aggregate_task::{Export, StateUploader};
 use super::coordinator::CheckpointLog;
 use super::message::{Event, OperatorPart, Part, RunError};
+use super::transforms::TransformNode;
 use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode, StateReader};
 use super::stats::RunStats;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
@@ -31,7 +32,9 @@ use crate::source::generator::GeneratorConnector;
 use crate::source::kafka::KafkaConnector;
 use crate::spec::model::{
     AggregationSpec, ConnectorSpec, Format, IcebergSinkSpec, Location, Pipeline, SinkKind, SinkSpec, SourceSpec,
+    TransformSpec,
 };
+use crate::spec::columns;
 
 impl From<CheckpointError> for RunError {
     fn from(error: CheckpointError) -> Self {
@@ -87,7 +90,13 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         .iter()
         .map(|(name, spec)| open_aggregation(name, spec, opened, input_of(name), schema_of(name)))
         .collect::<Result<Vec<_>, _>>()?;
-    let nodes = pipeline.sources.iter().map(|(n, _)| n);
+    let transforms = pipeline
+        .transforms
+        .iter()
+        .map(|(name, spec)| open_transform(name, spec, opened, input_of(name), schema_of(name)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let steps: Vec<String> = transforms.iter().filter_map(TransformNode::steps_name).collect();
+    let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n)).chain(&steps);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
     let stats = Arc::new(RunStats::new(nodes.map(|n| Arc::from(n.as_str()))));
     let fence = claimed.owner.fence().clone();
@@ -107,6 +116,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
     Ok(Parts {
         pipeline: pipeline.clone(),
         sources,
+        transforms,
         aggregations,
         sinks,
         fence,
@@ -166,6 +176,22 @@ fn open_source(name: &str, spec: &SourceSpec, started_ms: i64) -> Result<SourceN
             Ok(decoder)
         }),
     })
+}
+
+fn open_transform(
+    name: &str,
+    spec: &TransformSpec,
+    opened: &Opened,
+    input: Schema,
+    output: Schema,
+) -> Result<TransformNode, RunError> {
+    let factory = match &spec.plugin {
+        None => None,
+        Some(plugin) => Some(opened.transformers.get(&plugin.plugin).cloned().ok_or_else(|| {
+            RunError::Internal(format!("plugin `{}` was not opened", plugin.plugin))
+        })?),
+    };
+    Ok(TransformNode { name: Arc::from(name), spec: spec.clone(), factory, input, output })
 }
 
 fn open_aggregation(
@@ -235,7 +261,8 @@ fn open_iceberg(
     let sink = runtime.block_on(IcebergSink::open(&pipeline.name, name, iceberg, opened, input, runtime.clone()))?;
     let claim = sink.found_claim()?;
     // Results are few: one task writes them to one file a commit. Events are many.
-    let from_sources = spec.inputs.iter().any(|i| pipeline.sources.iter().any(|(source, _)| source == i));
+    let results = |input: &str| pipeline.upstream(input).iter().any(|n| pipeline.aggregations.iter().any(|(a, _)| a == n));
+    let from_sources = spec.inputs.iter().any(|i| !columns::is_side_stream(i) && !results(i));
     let every = iceberg.commit_interval_ms.checked_div(pipeline.checkpoint.interval_ms).unwrap_or(1).max(1);
     let (writers, hasher) = (Arc::clone(&sink), Arc::clone(&sink));
     let node = SinkNode {

@@ -124,6 +124,10 @@ impl Line {
         if late > 0 {
             text += &format!(" · {} late", count(late));
         }
+        let repeated: u64 = s.nodes.values().map(|n| n.duplicates_total.load(Relaxed)).sum();
+        if repeated > 0 {
+            text += &format!(" · {} repeated", count(repeated));
+        }
         let brought_back: u64 = s.nodes.values().map(|n| n.plugin_failures_total.load(Relaxed)).sum();
         if brought_back > 0 {
             text += &format!(" · {} plugin failures", count(brought_back));

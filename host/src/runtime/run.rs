@@ -32,6 +32,7 @@ use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
 use super::source_task::{Drift, SourceTask};
 use super::stats::{RunStats, UNKNOWN};
+use super::transforms::{self, TransformNode};
 use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
@@ -83,6 +84,7 @@ pub trait StateReader: Send + Sync {
 pub struct Parts {
     pub pipeline: Pipeline,
     pub sources: Vec<SourceNode>,
+    pub transforms: Vec<TransformNode>,
     pub aggregations: Vec<AggregationNode>,
     pub sinks: Vec<SinkNode>,
     pub fence: Fence,
@@ -127,7 +129,8 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         checkpoint.incarnation_started_ms = parts.clock.now_ms();
     }
     let plugins = open_plugins(&parts, tasks)?;
-    let operators = operator_states(&parts, &plugins);
+    let mut operators = operator_states(&parts, &plugins);
+    operators.extend(transforms::operator_states(&parts.transforms));
     let wanted = Wanted {
         sources: parts.sources.iter().map(|s| &*s.name).collect(),
         operators: operators.iter().map(|(n, o)| (n.as_str(), o)).collect(),
@@ -174,16 +177,43 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         for (task, (plugin, wanted)) in instances.into_iter().zip(by_task).enumerate() {
             let id = TaskId { node: Arc::clone(&node.name), task };
             all_tasks.insert(id.clone());
-            let (restored, known) = read_state(&*parts.reader, node, key::key_group_range(task, tasks), wanted)?;
+            let range = key::key_group_range(task, tasks);
+            let (restored, known) = read_state(&*parts.reader, node.spec.key.len(), range, wanted)?;
             files.insert(id.clone(), known);
-            let aggregate =
-                aggregate_task(&parts, node, &id, tasks, plugin, &mut graph, &events, &captures, options.observer.clone());
+            let aggregate = aggregate_task(
+                &parts,
+                node,
+                &id,
+                tasks,
+                plugin,
+                &mut graph,
+                &events,
+                &captures,
+                options.observer.clone(),
+            );
             let watermark_ms = state.watermark_ms;
             let gauge = &aggregate.watermark_gauge;
             gauge.store(watermark_ms.unwrap_or(UNKNOWN), Relaxed);
             gauges.push(Arc::clone(gauge));
             let late_dropped = if task == 0 { state.late_dropped } else { 0 };
             threads.push(spawn(id, &events, move || aggregate.run(watermark_ms, late_dropped, restored))?);
+        }
+    }
+
+    for node in &parts.transforms {
+        for task in transforms::step_tasks(&parts, node, tasks, &mut graph, &events, &captures)? {
+            all_tasks.insert(task.id.clone());
+            threads.push(spawn(task.id.clone(), &events, move || task.run())?);
+        }
+        let state = checkpoint.operators.get(&*node.name).cloned().unwrap_or_default();
+        let by_task = restore::files_by_task(&state.files, tasks);
+        let deduplicating = transforms::deduplicate_tasks(&parts, node, tasks, &mut graph, &events);
+        for (task, wanted) in deduplicating.into_iter().zip(by_task) {
+            let (restored, known) = read_state(&*parts.reader, task.key.len(), task.key_groups, wanted)?;
+            files.insert(task.id.clone(), known);
+            all_tasks.insert(task.id.clone());
+            let watermark_ms = state.watermark_ms;
+            threads.push(spawn(task.id.clone(), &events, move || task.run(watermark_ms, restored))?);
         }
     }
 
@@ -254,8 +284,10 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
     let gauge_thread = watch_gauges(&parts.stats, gauges, all_partitions, gauge_stop, &gauge_waker)?;
     drop(events);
 
-    let plugin_digests: BTreeMap<String, String> =
+    let mut plugin_digests: BTreeMap<String, String> =
         operators.iter().filter_map(|(n, o)| o.plugin.as_ref().map(|p| (n.clone(), p.sha256.clone()))).collect();
+    let of_transforms = parts.transforms.iter().filter_map(|t| Some((t.name.to_string(), t.factory.as_ref()?.digest())));
+    plugin_digests.extend(of_transforms.map(|(node, digest)| (node, digest.to_owned())));
     let sinks = parts
         .sinks
         .iter()
@@ -263,7 +295,9 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             let committer = s.committer.clone()?;
             let plugins = plugin_digests
                 .iter()
-                .filter(|(operator, _)| s.inputs.iter().any(|i| i == *operator))
+                .filter(|(operator, _)| {
+                    s.inputs.iter().any(|i| parts.pipeline.upstream(i).contains(&operator.as_str()))
+                })
                 .map(|(a, b)| (a.clone(), b.clone()))
                 .collect();
             Some((s.name.to_string(), CommittingSink { committer, every: s.every, plugins }))
@@ -362,13 +396,8 @@ pub(crate) fn offered_to_plugin(node: &AggregationNode) -> Schema {
 }
 
 pub(crate) fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> Vec<InputColumn> {
-    let offered = columns::offered(&node.input, &node.spec.columns);
-    let index_of = |wanted: &str| {
-        let (_, field) = offered.iter().find(|(name, _)| *name == wanted)?;
-        node.input.index_of(&field.name)
-    };
-    let input = &plugin.signature().input;
-    input.iter().map(|w| InputColumn { index: index_of(&w.field.name), field: w.field.clone() }).collect()
+    let wanted = columns::wanted_columns(&node.input, &node.spec.columns, &plugin.signature().input);
+    wanted.map(|(index, field)| InputColumn { index, field: field.clone() }).collect()
 }
 
 /// Files that hold one task's groups and no others, by start of their window.
@@ -377,7 +406,7 @@ type Windows = BTreeMap<i64, Vec<StateFile>>;
 /// A task's windows as a checkpoint has them, and the files that later checkpoints can go on referring to.
 fn read_state(
     reader: &dyn StateReader,
-    node: &AggregationNode,
+    key_columns: usize,
     range: (KeyGroup, KeyGroup),
     wanted: Vec<restore::FileForTask>,
 ) -> Result<(Vec<RestoredWindow>, Windows), RunError> {
@@ -386,9 +415,11 @@ fn read_state(
     for wanted in wanted {
         let start_ms = wanted.file.window_start_ms;
         let batches = reader.read(&wanted.file)?;
-        let batches = if wanted.clean { batches } else { own_groups(&batches, node.spec.key.len(), range)? };
-        let window = windows.entry(start_ms).or_insert(RestoredWindow { start_ms, batches: Vec::new(), clean: true });
+        let batches = if wanted.clean { batches } else { own_groups(&batches, key_columns, range)? };
+        let new = RestoredWindow { start_ms, batches: Vec::new(), clean: true, files: 0 };
+        let window = windows.entry(start_ms).or_insert(new);
         window.batches.extend(batches);
+        window.files += 1;
         window.clean &= wanted.clean;
         if wanted.clean {
             known.entry(start_ms).or_default().push(wanted.file);
@@ -443,7 +474,15 @@ fn aggregate_task(
         ),
         events: events.clone(),
         input,
-        plugin: Accumulator::new(Arc::clone(&node.name), plugin, open, kept_bytes_max, Arc::clone(&stats), recorder),
+        plugin: Accumulator::new(
+            Arc::clone(&node.name),
+            plugin,
+            open,
+            kept_bytes_max,
+            Arc::clone(&stats),
+            recorder,
+            node.spec.consecutive_limit,
+        ),
         window: Tumbling::new(size_ms, offset_ms),
         allowed_lateness_ms: i64::try_from(node.spec.allowed_lateness_ms).unwrap_or(i64::MAX),
         key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),

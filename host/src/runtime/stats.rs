@@ -15,6 +15,8 @@ pub struct NodeStats {
     /// rows that could not be used: failed to decode, refused by a plugin, too far in the future
     pub failed_total: AtomicU64,
     pub late_total: AtomicU64,
+    /// rows that a deduplication dropped
+    pub duplicates_total: AtomicU64,
     pub rows_out_total: AtomicU64,
     /// groups open now, summed over tasks
     pub groups: AtomicI64,
@@ -30,6 +32,7 @@ impl Default for NodeStats {
             bytes_in_total: AtomicU64::new(0),
             failed_total: AtomicU64::new(0),
             late_total: AtomicU64::new(0),
+            duplicates_total: AtomicU64::new(0),
             rows_out_total: AtomicU64::new(0),
             groups: AtomicI64::new(0),
             state_bytes: AtomicI64::new(0),

@@ -3,6 +3,7 @@
 //! Pure over schemas. Findings come with the key, below the node's table, that they concern.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::model::{AggregationSpec, PartitionField, PartitionTransform, SinkKind, SinkSpec};
 use super::suggest;
@@ -18,10 +19,13 @@ pub struct Misfit {
     pub keys: Vec<String>,
     pub message: String,
     pub hints: Vec<String>,
+    /// bytes of the value, where it is a text of which only a part is wrong
+    pub within: Option<Range<usize>>,
 }
 
-fn misfit(keys: &[&str], message: String, hint: Option<String>) -> Misfit {
-    Misfit { keys: keys.iter().map(|key| (*key).to_owned()).collect(), message, hints: hint.into_iter().collect() }
+pub(super) fn misfit(keys: &[&str], message: String, hint: Option<String>) -> Misfit {
+    let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+    Misfit { keys, message, hints: hint.into_iter().collect(), within: None }
 }
 
 /// The fixed columns of every `.errors` and `.late`.
@@ -99,13 +103,33 @@ pub fn offered_schema(input: &Schema, columns: &BTreeMap<String, String>) -> Sch
     Schema::new(fields.into_iter().map(|(name, field)| Field::new(name, field.data_type, field.nullable)).collect())
 }
 
+/// Where each column that a plugin wants is found in the input; none: an optional one that it lacks.
+pub fn wanted_columns<'a>(
+    input: &'a Schema,
+    columns: &'a BTreeMap<String, String>,
+    wanted: &'a [Wanted],
+) -> impl Iterator<Item = (Option<usize>, &'a Field)> {
+    let offered = offered(input, columns);
+    wanted.iter().map(move |wanted| {
+        let found = offered.iter().find(|(name, _)| *name == wanted.field.name);
+        (found.and_then(|(_, field)| input.index_of(&field.name)), &wanted.field)
+    })
+}
+
 /// Key columns and renamed columns: needs no plugin.
 pub fn check_aggregation(spec: &AggregationSpec, input: &Schema) -> Vec<Misfit> {
+    let mut wrong = check_key(&["key"], &spec.key, input, &[WINDOW_START, WINDOW_END]);
+    wrong.extend(check_renaming(&spec.columns, input));
+    wrong
+}
+
+/// Columns by which rows are told apart. `own` are the names of columns that stand beside them.
+pub(super) fn check_key(at: &[&str], key: &[String], input: &Schema, own: &[&str]) -> Vec<Misfit> {
     let mut wrong = Vec::new();
-    for (index, name) in spec.key.iter().enumerate() {
-        let at = index.to_string();
-        let keys = ["key", at.as_str()];
-        if spec.key.iter().take(index).any(|earlier| earlier == name) {
+    for (index, name) in key.iter().enumerate() {
+        let index_text = index.to_string();
+        let keys: Vec<&str> = at.iter().copied().chain([index_text.as_str()]).collect();
+        if key.iter().take(index).any(|earlier| earlier == name) {
             wrong.push(misfit(&keys, format!("`{name}` is in the key twice"), Some("take one out".into())));
         }
         match input.field(name) {
@@ -115,15 +139,21 @@ pub fn check_aggregation(spec: &AggregationSpec, input: &Schema) -> Vec<Misfit> 
                 format!("`{name}` is of type `{}` and cannot be a key", field.data_type),
                 Some("equal floating-point values are no sure thing: use a string, an integer or a decimal".into()),
             )),
-            Some(_) if name == WINDOW_START || name == WINDOW_END => wrong.push(misfit(
+            Some(_) if own.contains(&name.as_str()) => wrong.push(misfit(
                 &keys,
-                format!("the result has a column `{name}` of its own"),
-                Some("rename the key's column in the schema".into()),
+                format!("`{name}` is the name of a column that stands beside the key"),
+                Some("rename the key's column: in the schema, or with a transform's `select`".into()),
             )),
             Some(_) => {}
         }
     }
-    for (plugin, column) in &spec.columns {
+    wrong
+}
+
+/// Renamed columns must be there.
+pub(super) fn check_renaming(columns: &BTreeMap<String, String>, input: &Schema) -> Vec<Misfit> {
+    let mut wrong = Vec::new();
+    for (plugin, column) in columns {
         if input.field(column).is_none() {
             wrong.push(misfit(
                 &["columns", plugin],
@@ -142,22 +172,14 @@ fn hashable(data_type: DataType) -> bool {
     )
 }
 
-fn near(name: &str, schema: &Schema) -> Option<String> {
+pub(super) fn near(name: &str, schema: &Schema) -> Option<String> {
     suggest::did_you_mean(name, schema.fields.iter().map(|field| field.name.as_str()))
 }
 
 /// What the plugin wants against what the input has, then the columns of the result (none if they clash).
 pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signature) -> (Option<Schema>, Vec<Misfit>) {
-    let offered = offered(input, &spec.columns);
-    let mut wrong: Vec<Misfit> =
-        signature.input.iter().filter_map(|wanted| check_wanted(spec, wanted, &offered)).collect();
-    for name in spec.columns.keys() {
-        if !signature.input.iter().any(|wanted| wanted.field.name == *name) {
-            let wanted = signature.input.iter().map(|wanted| wanted.field.name.as_str());
-            let hint = suggest::did_you_mean(name, wanted);
-            wrong.push(misfit(&["columns", name], format!("plugin `{}` reads no column `{name}`", spec.plugin), hint));
-        }
-    }
+    let reader = Reader { plugin: &spec.plugin, columns: &spec.columns };
+    let mut wrong = check_input(&reader, &signature.input, input, |_| false);
 
     let keys = spec.key.iter().filter_map(|name| input.field(name).cloned());
     let mut output: Vec<Field> = keys.collect();
@@ -170,7 +192,10 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
             wrong.push(misfit(
                 &["aggregate", &field.name],
                 format!("the result would have two columns `{}`", field.name),
-                Some("the result is the key columns, `window_start`, `window_end`, then the aggregates: rename this one".into()),
+                Some(
+                    "the result is the key columns, `window_start`, `window_end`, then the aggregates: rename this one"
+                        .into(),
+                ),
             ));
         } else if twice {
             wrong.push(misfit(
@@ -179,13 +204,7 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
                 Some("the result is the key columns, `window_start`, `window_end`, then the plugin's: rename the plugin's".into()),
             ));
         }
-        if is_list(field.data_type) {
-            wrong.push(misfit(
-                &["plugin"],
-                format!("plugin `{}` gives `{field}`: a result cannot hold lists", spec.plugin),
-                Some("lists are for a plugin's state; give a string or several columns".into()),
-            ));
-        }
+        wrong.extend(check_no_list(&spec.plugin, field));
         output.push(field.clone());
     }
     let output = (wrong.len() == unfit).then(|| Schema::new(output));
@@ -197,11 +216,44 @@ pub fn aggregate_misfit(wrong: builtin::Wrong) -> Misfit {
     misfit(&["aggregate", &wrong.name], wrong.message, wrong.hint)
 }
 
-fn is_list(data_type: DataType) -> bool {
-    matches!(data_type, DataType::ListLong | DataType::ListDouble | DataType::ListString)
+/// Lists never become columns.
+pub(super) fn check_no_list(plugin: &str, field: &Field) -> Option<Misfit> {
+    let is_list = matches!(field.data_type, DataType::ListLong | DataType::ListDouble | DataType::ListString);
+    is_list.then(|| {
+        misfit(
+            &["plugin"],
+            format!("plugin `{plugin}` gives `{field}`: a result cannot hold lists"),
+            Some("lists are for a plugin's state; give a string or several columns".into()),
+        )
+    })
 }
 
-fn check_wanted(spec: &AggregationSpec, wanted: &Wanted, offered: &[(&str, &Field)]) -> Option<Misfit> {
+/// A node's plugin, by its name in the file, and how the node renames columns for it.
+pub(super) struct Reader<'a> {
+    pub plugin: &'a str,
+    pub columns: &'a BTreeMap<String, String>,
+}
+
+/// What a plugin wants against what the input has. `gives`: names that the plugin has a column of its own for.
+pub(super) fn check_input(
+    reader: &Reader<'_>,
+    wanted: &[Wanted],
+    input: &Schema,
+    gives: impl Fn(&str) -> bool,
+) -> Vec<Misfit> {
+    let offered = offered(input, reader.columns);
+    let mut wrong: Vec<Misfit> = wanted.iter().filter_map(|wanted| check_wanted(reader, wanted, &offered)).collect();
+    for name in reader.columns.keys() {
+        if !wanted.iter().any(|wanted| wanted.field.name == *name) && !gives(name) {
+            let hint = suggest::did_you_mean(name, wanted.iter().map(|wanted| wanted.field.name.as_str()));
+            let message = format!("plugin `{}` reads no column `{name}`", reader.plugin);
+            wrong.push(misfit(&["columns", name], message, hint));
+        }
+    }
+    wrong
+}
+
+fn check_wanted(spec: &Reader<'_>, wanted: &Wanted, offered: &[(&str, &Field)]) -> Option<Misfit> {
     let Field { name, data_type, nullable } = &wanted.field;
     let keys = ["columns", name.as_str()];
     let keys: &[&str] = if spec.columns.contains_key(name) { &keys } else { &["plugin"] };

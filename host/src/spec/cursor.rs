@@ -194,6 +194,26 @@ impl<'a> Cursor<'a> {
         in_range
     }
 
+    /// A share from 0 up to, but not, 1, in millionths.
+    pub fn share_per_million(&self, key: &str) -> Option<u32> {
+        let (_, value) = self.entry(key)?;
+        let number = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+            DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
+            other => {
+                self.wrong_type(&[key], "a number", other, "0.05");
+                return None;
+            }
+        };
+        // every share in the range is a whole number of millionths below a million
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range, checked here")]
+        let share = number.filter(|n| (0.0..1.0).contains(n)).map(|n| (n * 1e6) as u32);
+        if share.is_none() {
+            self.wrong(&[key], format!("`{key}` of {} is out of range", self.what), "it must be from 0 to less than 1");
+        }
+        share
+    }
+
     /// Whether a string value is this word once it is filled in.
     pub fn is_word(&self, key: &str, word: &str) -> bool {
         self.table.iter().any(|(name, value)| match value.get_ref() {

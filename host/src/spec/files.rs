@@ -70,11 +70,8 @@ fn values(pipeline: &Pipeline, sink: &SinkSpec, field: &PartitionField) -> u64 {
     }
 }
 
-/// The source that a stream comes from, straight or through one aggregation.
+/// The source that a stream comes from, straight or through operators.
 fn source<'a>(pipeline: &'a Pipeline, input: &str) -> Option<&'a super::model::SourceSpec> {
-    let by_name = |name: &str| pipeline.sources.iter().find(|(known, _)| known == name).map(|(_, spec)| spec);
-    by_name(input).or_else(|| {
-        let (_, aggregation) = pipeline.aggregations.iter().find(|(known, _)| known == input)?;
-        aggregation.inputs.iter().find_map(|input| by_name(input))
-    })
+    let upstream = pipeline.upstream(input);
+    pipeline.sources.iter().find(|(name, _)| upstream.contains(&name.as_str())).map(|(_, spec)| spec)
 }

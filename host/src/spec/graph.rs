@@ -1,6 +1,6 @@
 //! The graph as text, for `millrace check`: data flows downwards and to the right, columns stand along the edges.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use millrace_core::schema::Schema;
@@ -9,10 +9,11 @@ use super::check::Resolved;
 use super::columns::is_side_stream;
 use super::model::{
     AggregationSpec, ConnectorSpec, EventTimeSpec, FileFormat, Location, OnError, PartitionField, PartitionTransform,
-    Pipeline, SinkKind, SinkSpec, SourceSpec, Start, TopicSpec, WindowSpec,
+    Pipeline, SinkKind, SinkSpec, SourceSpec, Start, TopicSpec, TransformSpec, WindowSpec,
 };
 use super::units::{show_bytes, show_duration_ms};
 use super::{Loaded, diagnostic, files};
+use crate::plugin::Wanted;
 
 /// Draws the graph. Secrets are redacted.
 pub fn graph(loaded: &Loaded, resolved: &Resolved) -> String {
@@ -82,6 +83,11 @@ impl<'a> Drawing<'a> {
         let pipeline = self.pipeline;
         let mut readers: Vec<(&'a str, String, Reader<'a>)> = Vec::new();
         let streams = [name.to_owned(), format!("{name}.errors"), format!("{name}.late")];
+        for (reader, spec) in &pipeline.transforms {
+            if spec.inputs.iter().any(|input| input == name) {
+                readers.push((reader, String::new(), Reader::Transform(spec)));
+            }
+        }
         for (reader, spec) in &pipeline.aggregations {
             if spec.inputs.iter().any(|input| input == name) {
                 readers.push((reader, String::new(), Reader::Aggregation(spec)));
@@ -106,10 +112,62 @@ impl<'a> Drawing<'a> {
                 continue;
             }
             match kind {
+                Reader::Transform(spec) => self.transform(reader, spec, margin, &arm, &margin_below),
                 Reader::Aggregation(spec) => self.aggregation(reader, spec, margin, &arm, &margin_below),
                 Reader::Sink(spec) => self.sink(reader, spec, margin, &arm, &margin_below),
             }
         }
+    }
+
+    fn transform(&mut self, name: &'a str, spec: &TransformSpec, margin: &str, arm: &str, below: &str) {
+        self.line(
+            margin,
+            &format!("{arm} {name}  transform ×{}; on error {}", self.pipeline.parallelism, on_error(spec.on_error)),
+        );
+        let inner = format!("{below}│ ");
+        if let Some(filter) = &spec.filter {
+            self.line(&inner, &format!("filter {filter}"));
+        }
+        for (column, sql) in &spec.set {
+            self.line(&inner, &format!("set {column} = {sql}"));
+        }
+        if let Some(select) = &spec.select {
+            let columns: Vec<String> = select
+                .iter()
+                .map(|column| match &column.expression {
+                    Some(sql) => format!("{} = {sql}", column.name),
+                    None => column.name.clone(),
+                })
+                .collect();
+            self.line(&inner, &format!("select {}", columns.join(", ")));
+        }
+        let resolved = self.resolved;
+        if let Some(plugin) = &spec.plugin {
+            let text = self.plugin(&plugin.plugin, &plugin.config);
+            self.line(&inner, &text);
+            if let (Some(signature), Some(input)) = (resolved.transform_signatures.get(name), resolved.steps.get(name)) {
+                let reads = reads(&signature.input, &plugin.columns, input);
+                self.line(&inner, &format!("reads {reads}"));
+            }
+        }
+        if let Some(deduplicate) = &spec.deduplicate {
+            let within = show_duration_ms(u64::try_from(deduplicate.within_ms).unwrap_or(0));
+            self.line(&inner, &format!("deduplicate by {} within {within}", deduplicate.key.join(", ")));
+        }
+        if let Some(output) = resolved.output.get(name) {
+            self.line(&inner, &columns(output));
+        }
+        self.readers(name, below);
+    }
+
+    /// The plugin as a node runs it.
+    fn plugin(&self, name: &str, config: &str) -> String {
+        let version = self.resolved.plugins.get(name).map_or(String::new(), |info| match info.name == name {
+            true => format!(" {}", info.version),
+            false => format!(" ({} {})", info.name, info.version),
+        });
+        let config = if config == "{}" { String::new() } else { format!(", config {config}") };
+        format!("plugin {name}{version}{config}")
     }
 
     fn aggregation(&mut self, name: &'a str, spec: &AggregationSpec, margin: &str, arm: &str, below: &str) {
@@ -126,33 +184,17 @@ impl<'a> Drawing<'a> {
             ),
         );
         let resolved = self.resolved;
-        let version = resolved.plugins.get(&spec.plugin).map_or(String::new(), |info| match info.name == spec.plugin {
-            true => format!(" {}", info.version),
-            false => format!(" ({} {})", info.name, info.version),
-        });
-        let config = if spec.config == "{}" { String::new() } else { format!(", config {}", spec.config) };
         let inner = format!("{below}│ ");
         let aggregates: Vec<String> = spec.aggregates.iter().map(ToString::to_string).collect();
         let logic = match aggregates.is_empty() {
-            true => format!("plugin {}{version}{config}", spec.plugin),
+            true => self.plugin(&spec.plugin, &spec.config),
             false => aggregates.join(", "),
         };
         self.line(&inner, &format!("{logic}; on error {}", on_error(spec.on_error)));
-        if let Some(signature) = resolved.signatures.get(name) {
-            let wanted: Vec<String> = signature
-                .input
-                .iter()
-                .filter(|wanted| {
-                    let column = spec.columns.get(&wanted.field.name).unwrap_or(&wanted.field.name);
-                    !wanted.optional || resolved.input.get(name).is_some_and(|input| input.field(column).is_some())
-                })
-                .map(|wanted| match spec.columns.get(&wanted.field.name) {
-                    Some(column) => format!("{} = {column}", wanted.field.name),
-                    None => wanted.field.name.clone(),
-                })
-                .collect();
-            if !wanted.is_empty() {
-                self.line(&inner, &format!("reads {}", wanted.join(", ")));
+        if let (Some(signature), Some(input)) = (resolved.signatures.get(name), resolved.input.get(name)) {
+            let reads = reads(&signature.input, &spec.columns, input);
+            if !reads.is_empty() {
+                self.line(&inner, &format!("reads {reads}"));
             }
         }
         if let Some(output) = resolved.output.get(name) {
@@ -192,15 +234,16 @@ impl<'a> Drawing<'a> {
         let pipeline = self.pipeline;
         let limit = pipeline.state.memory_limit_bytes;
         let parallelism = u64::try_from(pipeline.parallelism).unwrap_or(u64::MAX);
-        let tasks = u64::try_from(pipeline.aggregations.len()).unwrap_or(u64::MAX).saturating_mul(parallelism);
+        let nodes = pipeline.plugin_nodes().count();
+        let tasks = u64::try_from(nodes).unwrap_or(u64::MAX).saturating_mul(parallelism);
         self.out.push('\n');
         let Some(share) = limit.checked_div(tasks) else {
             self.line("", &format!("memory {}, no plugins", show_bytes(limit)));
             return;
         };
         self.line("", &format!("memory {} for {tasks} plugin tasks: {} each", show_bytes(limit), show_bytes(share)));
-        for (name, spec) in &pipeline.aggregations {
-            let cap = pipeline.plugins.get(&spec.plugin).and_then(|plugin| plugin.memory_bytes);
+        for (name, plugin) in pipeline.plugin_nodes() {
+            let cap = pipeline.plugins.get(plugin).and_then(|plugin| plugin.memory_bytes);
             let each = cap.unwrap_or(share);
             let total = each.saturating_mul(parallelism);
             let from = if cap.is_some() { "`memory` of the plugin" } else { "its share" };
@@ -220,8 +263,25 @@ impl<'a> Drawing<'a> {
 
 #[derive(Clone, Copy)]
 enum Reader<'a> {
+    Transform(&'a TransformSpec),
     Aggregation(&'a AggregationSpec),
     Sink(&'a SinkSpec),
+}
+
+/// The columns that a plugin is sent, under its own names.
+fn reads(wanted: &[Wanted], renamed: &BTreeMap<String, String>, input: &Schema) -> String {
+    let columns: Vec<String> = wanted
+        .iter()
+        .filter(|wanted| {
+            let column = renamed.get(&wanted.field.name).unwrap_or(&wanted.field.name);
+            !wanted.optional || input.field(column).is_some()
+        })
+        .map(|wanted| match renamed.get(&wanted.field.name) {
+            Some(column) => format!("{} = {column}", wanted.field.name),
+            None => wanted.field.name.clone(),
+        })
+        .collect();
+    columns.join(", ")
 }
 
 fn columns(schema: &Schema) -> String {

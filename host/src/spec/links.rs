@@ -20,6 +20,7 @@ pub fn check(doc: &Document<'_>, draft: &mut Draft) {
     unique_names(doc, &draft.nodes);
     let edges = edges(doc, &draft.nodes);
     cycles(doc, &draft.nodes, &edges);
+    deduplicated_results(doc, draft, &edges);
     expand(draft, &edges);
     dead_letters(doc, draft, &edges);
     one_table(doc, draft);
@@ -132,13 +133,47 @@ fn cycles(doc: &Document<'_>, nodes: &[Node], edges: &[Edge]) {
                 .hint("data flows one way, from sources to sinks: take one of these inputs out"),
         );
     }
-    for edge in edges {
-        let (Some(from), Some(to)) = (nodes.get(edge.from), nodes.get(edge.to)) else { continue };
-        let both = from.section == Section::Aggregations && to.section == Section::Aggregations;
-        if both && !(in_cycle.contains(&edge.from) && in_cycle.contains(&edge.to)) {
+    for edge in edges.iter().filter(|edge| !in_cycle.contains(&edge.to)) {
+        let is_aggregation = nodes.get(edge.to).is_some_and(|node| node.section == Section::Aggregations);
+        if is_aggregation && has_aggregation(edge.from, nodes, edges) {
             doc.report(
                 Diagnostic::error(edge.place.clone(), "an aggregation of an aggregation is not supported yet")
                     .hint("write its rows to a sink, and aggregate from there"),
+            );
+        }
+    }
+}
+
+/// Whether rows of a node are, or are made of, results of an aggregation.
+fn has_aggregation(node: usize, nodes: &[Node], edges: &[Edge]) -> bool {
+    let mut reached = vec![node];
+    let mut next = 0;
+    while let Some(&at) = reached.get(next) {
+        next += 1;
+        if nodes.get(at).is_some_and(|node| node.section == Section::Aggregations) {
+            return true;
+        }
+        for edge in edges.iter().filter(|edge| edge.to == at) {
+            if !reached.contains(&edge.from) {
+                reached.push(edge.from);
+            }
+        }
+    }
+    false
+}
+
+/// Results are a changelog: a second row of a key is not a repeated one.
+fn deduplicated_results(doc: &Document<'_>, draft: &Draft, edges: &[Edge]) {
+    for (index, node) in draft.nodes.iter().enumerate() {
+        let path = node.path(&["deduplicate"]);
+        if node.section != Section::Transforms || !doc.spans.has(&path) {
+            continue;
+        }
+        if let Some(edge) = edges.iter().find(|e| e.to == index && has_aggregation(e.from, &draft.nodes, edges)) {
+            doc.report(
+                Diagnostic::error(doc.spans.key(&path), format!("`{}` would deduplicate an aggregation's results", node.name))
+                    .context(edge.place.clone(), "results come from here")
+                    .hint("deduplicate the events, before the aggregation: it gives one row per key and window"),
             );
         }
     }
@@ -227,7 +262,8 @@ fn dead_letters(doc: &Document<'_>, draft: &Draft, edges: &[Edge]) {
     let nodes = draft
         .nodes
         .iter()
-        .filter(|node| matches!(node.section, Section::Sources | Section::Aggregations) && !connected(&node.name));
+        .filter(|node| matches!(node.section, Section::Sources | Section::Transforms | Section::Aggregations))
+        .filter(|node| !connected(&node.name));
     let mut inherited = Vec::new();
     for node in nodes {
         let path = node.path(&["on_error"]);
@@ -236,6 +272,7 @@ fn dead_letters(doc: &Document<'_>, draft: &Draft, edges: &[Edge]) {
             .sources
             .iter()
             .any(|(name, spec)| *name == node.name && spec.on_error == OnError::DeadLetter)
+            || draft.transforms.iter().any(|(name, spec)| *name == node.name && spec.on_error == OnError::DeadLetter)
             || draft.aggregations.iter().any(|(name, spec)| *name == node.name && spec.on_error == OnError::DeadLetter);
         if dead_letter && own {
             doc.report(
@@ -291,7 +328,9 @@ fn memory(doc: &Document<'_>, draft: &Draft) {
     let limit = draft.head.state.memory_limit_bytes;
     for (name, plugin) in &draft.plugins {
         let Some(bytes) = plugin.memory_bytes else { continue };
-        let users = draft.aggregations.iter().filter(|(_, aggregation)| aggregation.plugin == *name).count();
+        let of_transforms = draft.transforms.iter().filter_map(|(_, spec)| spec.plugin.as_ref()).filter(|p| p.plugin == *name);
+        let users = draft.aggregations.iter().filter(|(_, aggregation)| aggregation.plugin == *name).count()
+            + of_transforms.count();
         let tasks = u64::try_from(users.saturating_mul(draft.head.parallelism)).unwrap_or(u64::MAX);
         let total = bytes.saturating_mul(tasks);
         if total > limit {

@@ -24,6 +24,7 @@ pub struct Pipeline {
     pub catalogs: BTreeMap<String, CatalogSpec>,
     pub schemas: BTreeMap<String, SourceSchema>,
     pub sources: Named<SourceSpec>,
+    pub transforms: Named<TransformSpec>,
     pub aggregations: Named<AggregationSpec>,
     pub sinks: Named<SinkSpec>,
 }
@@ -170,6 +171,8 @@ pub struct GeneratorSpec {
     pub users: u32,
     /// events arrive out of order by up to this much
     pub disorder_ms: u64,
+    /// of a million events, how many repeat an earlier one
+    pub repeats_per_million: u32,
     /// event time of the first event; none = when the pipeline's incarnation started
     pub start_ms: Option<i64>,
 }
@@ -210,9 +213,86 @@ pub enum WhenIdle {
     Advance,
 }
 
+/// Steps over rows, applied in the order of the fields.
+#[derive(Clone, Debug)]
+pub struct TransformSpec {
+    /// names of sources, transforms and aggregations
+    pub inputs: Vec<String>,
+    /// SQL; rows for which it is not true are dropped
+    pub filter: Option<String>,
+    /// columns and their SQL expressions, added or replaced
+    pub set: Vec<(String, String)>,
+    /// the only columns that go on; none: all of them
+    pub select: Option<Vec<Selected>>,
+    pub plugin: Option<TransformPluginSpec>,
+    pub deduplicate: Option<DeduplicateSpec>,
+    pub on_error: OnError,
+    pub consecutive_limit: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    pub name: String,
+    /// SQL; none: the column of that name
+    pub expression: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TransformPluginSpec {
+    /// a key of [`Pipeline::plugins`]
+    pub plugin: String,
+    /// JSON object
+    pub config: String,
+    /// what the plugin calls X is column Y here, on both sides
+    pub columns: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeduplicateSpec {
+    pub key: Vec<String>,
+    pub within_ms: i64,
+}
+
+impl TransformSpec {
+    /// Whether anything is to be done before rows are deduplicated.
+    pub fn has_steps(&self) -> bool {
+        self.filter.is_some() || !self.set.is_empty() || self.select.is_some() || self.plugin.is_some()
+    }
+}
+
+impl Pipeline {
+    /// Every node that runs a plugin, and the plugin's name in the file.
+    pub fn plugin_nodes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let transforms = self.transforms.iter().filter_map(|(name, t)| Some((name.as_str(), t.plugin.as_ref()?.plugin.as_str())));
+        transforms.chain(self.aggregations.iter().map(|(name, a)| (name.as_str(), a.plugin.as_str())))
+    }
+
+    /// The inputs of an operator; a source has none.
+    pub fn inputs_of(&self, node: &str) -> &[String] {
+        let transform = self.transforms.iter().find(|(name, _)| name == node).map(|(_, t)| &t.inputs);
+        let inputs = transform.or_else(|| self.aggregations.iter().find(|(name, _)| name == node).map(|(_, a)| &a.inputs));
+        inputs.map_or(&[], Vec::as_slice)
+    }
+
+    /// A node and all operators and sources above it, each once.
+    pub fn upstream<'a>(&'a self, node: &'a str) -> Vec<&'a str> {
+        let mut found = vec![node];
+        let mut next = 0;
+        while let Some(at) = found.get(next).copied() {
+            next += 1;
+            for input in self.inputs_of(at) {
+                if !found.contains(&input.as_str()) {
+                    found.push(input);
+                }
+            }
+        }
+        found
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct AggregationSpec {
-    /// names of sources (transforms and others come later)
+    /// names of sources and transforms
     pub inputs: Vec<String>,
     pub key: Vec<String>,
     pub window: WindowSpec,

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use super::cursor::Cursor;
 use super::diagnostic::Diagnostic;
 use super::document::Document;
-use super::model::{AggregationSpec, CatalogSpec, Named, OnError, PluginSpec, SinkSpec, SourceSchema, SourceSpec};
+use super::model::{
+    AggregationSpec, CatalogSpec, Named, OnError, PluginSpec, SinkSpec, SourceSchema, SourceSpec, TransformSpec,
+};
 use super::suggest;
 use millrace_core::schema::Schema;
 
@@ -21,6 +23,7 @@ mod properties;
 pub(crate) mod schema;
 mod sink;
 pub(crate) mod source;
+mod transform;
 
 pub use head::Head;
 
@@ -90,6 +93,7 @@ pub struct Draft {
     pub catalogs: BTreeMap<String, CatalogSpec>,
     pub schemas: BTreeMap<String, SourceSchema>,
     pub sources: Named<SourceSpec>,
+    pub transforms: Named<TransformSpec>,
     pub aggregations: Named<AggregationSpec>,
     pub sinks: Named<SinkSpec>,
     pub nodes: Vec<Node>,
@@ -136,6 +140,12 @@ pub fn file<'a>(doc: &'a Document<'a>, root: &Cursor<'a>) -> Draft {
         nodes.push(Node { name: name.clone(), section: Section::Sources, inputs: Vec::new(), output });
         sources.extend(spec.map(|spec| (name, spec)));
     }
+    let mut transforms = Vec::new();
+    for (name, cursor) in root.tables("transforms", "transform") {
+        let (inputs, spec) = transform::read(&cursor, &known);
+        nodes.push(Node { name: name.clone(), section: Section::Transforms, inputs: numbered(inputs), output: None });
+        transforms.extend(spec.map(|spec| (name, spec)));
+    }
     later::sections(root, &mut nodes);
     let mut aggregations = Vec::new();
     for (name, cursor) in root.tables("aggregations", "aggregation") {
@@ -160,7 +170,7 @@ pub fn file<'a>(doc: &'a Document<'a>, root: &Cursor<'a>) -> Draft {
             );
         }
     }
-    Draft { head, plugins, catalogs, schemas, sources, aggregations, sinks, nodes }
+    Draft { head, plugins, catalogs, schemas, sources, transforms, aggregations, sinks, nodes }
 }
 
 fn names(tables: &[(String, Cursor<'_>)]) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! `#[aggregation]`, `#[transform]`, `#[join]`: fill in what the author need not write, and export the component.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Result, ReturnType, Token, parse_quote};
@@ -211,11 +211,15 @@ pub fn expand(kind: &Kind, arguments: &Arguments, mut item: ItemImpl) -> Result<
     }
     match function(&mut item, "new") {
         Some(new) => check_parameters(new, None, 1, NEW)?,
-        None => added.push(parse_quote! {
-            fn new(_: &Self::Config) -> Self {
-                ::std::default::Default::default()
-            }
-        }),
+        None => {
+            let ty = &item.self_ty;
+            let default = quote_spanned!(ty.span()=> <#ty as ::std::default::Default>::default());
+            added.push(parse_quote! {
+                fn new(_: &Self::Config) -> Self {
+                    #default
+                }
+            });
+        }
     }
     for wanted in kind.functions {
         let returned: syn::Type = match function(&mut item, wanted.name) {
@@ -286,7 +290,7 @@ fn check_parameters(
     parameters: usize,
     form: &str,
 ) -> Result<()> {
-    let wrong = Error::new(written.sig.span(), format!("write `{form}`"));
+    let wrong = Error::new(written.sig.ident.span(), format!("write `{form}`"));
     let mut inputs = written.sig.inputs.iter_mut().peekable();
     if let Some(takes) = takes {
         let Some(FnArg::Receiver(receiver)) = inputs.next() else { return Err(wrong) };

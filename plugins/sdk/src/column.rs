@@ -166,25 +166,6 @@ pub struct ColumnRef<'a> {
 impl<'a> ColumnRef<'a> {
     pub const MISSING: Self = Self { data: DataRef::Missing, validity: None };
 
-    /// How many rows there are, where the column says so: a missing one does not, and the bits of a boolean one are
-    /// filled up to whole bytes.
-    pub fn rows(&self) -> Option<usize> {
-        Some(match self.data {
-            DataRef::Missing | DataRef::Boolean(_) => return None,
-            DataRef::Int32(v) | DataRef::Date(v) => v.len(),
-            DataRef::Int64(v) | DataRef::Timestamp(v) | DataRef::Timestamptz(v) => v.len(),
-            DataRef::Float32(v) => v.len(),
-            DataRef::Float64(v) => v.len(),
-            DataRef::Decimal(words) => words.len() / 2,
-            DataRef::Dictionary { keys, .. } => keys.len(),
-            DataRef::Utf8(BytesRef { offsets, .. })
-            | DataRef::Binary(BytesRef { offsets, .. })
-            | DataRef::ListInt64 { offsets, .. }
-            | DataRef::ListFloat64 { offsets, .. }
-            | DataRef::ListUtf8 { offsets, .. } => offsets.len().saturating_sub(1),
-        })
-    }
-
     /// Whether row `i` holds a value.
     #[inline]
     pub fn is_valid(&self, i: usize) -> bool {

@@ -5,6 +5,10 @@ use serde_json::{Map, Value, json};
 use crate::distinct::Distinct;
 
 /// A plugin's options: derive it with `#[derive(Config)]`, or use `()`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no configuration",
+    note = "put `#[derive(Config)]` above the struct, or use `()` if there are no options"
+)]
 pub trait Config: Sized + Send + 'static {
     /// JSON Schema (2020-12)
     fn schema() -> Value;

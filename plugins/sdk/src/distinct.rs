@@ -46,6 +46,11 @@ enum Form<S> {
 }
 
 /// A type whose values can be counted: `str` or `i64`.
+#[diagnostic::on_unimplemented(
+    message = "values of `{Self}` cannot be counted",
+    label = "`str` or `i64` is possible here",
+    note = "turn other values into one of these: a number of cents into an `i64`, an id into a `str`"
+)]
 pub trait Countable: sealed::Sealed {
     type Value<'a>: Copy;
     type Owned: Clone + Ord + Send + std::fmt::Debug;

@@ -9,6 +9,10 @@ use crate::column::{BytesRef, ColumnRef, DataRef, DataType, Error, Wanted, bit};
 use crate::value::{Date, Decimal, Timestamp, Timestamptz, decimal_value};
 
 /// A row of the input: derive it with `#[derive(Input)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no input row",
+    note = "put `#[derive(Input)]` above the struct: its fields are the columns that the plugin wants"
+)]
 pub trait InputRow<'a>: Sized {
     type Reader;
     fn wanted() -> Vec<Wanted>;
@@ -32,6 +36,7 @@ pub trait InputField<'a>: Sized {
 
 /// A value that is not null by itself.
 #[doc(hidden)]
+#[diagnostic::on_unimplemented(message = "`Option<{Self}>` cannot be read from a column")]
 pub trait Required {}
 
 fn other(wanted: DataType, found: &DataRef<'_>) -> String {

@@ -40,7 +40,7 @@
 //! # }
 //! ```
 
-use crate::column::{Column, ColumnRef, DataRef, Error, Field, Wanted, offset};
+use crate::column::{Column, ColumnRef, Error, Field, Wanted, offset};
 use crate::config::{self, Config};
 use crate::input::InputRow;
 use crate::output::{self, OutputRow};
@@ -106,11 +106,14 @@ pub trait Joiner: Send + 'static {
     where
         Self: Sized;
     fn signature(&self) -> Signature;
-    /// Pair `i` is (`left_rows[i]`, `right_rows[i]`).
+    /// Pair `i` is (`left_rows[i]`, `right_rows[i]`), ordered by right row, then left row; the columns of the sides have
+    /// `total_left` and `total_right` rows.
     fn pairs(
         &mut self,
         left: &[ColumnRef<'_>],
         right: &[ColumnRef<'_>],
+        total_left: u32,
+        total_right: u32,
         left_rows: &[u32],
         right_rows: &[u32],
     ) -> Result<Joined, Error>;
@@ -126,18 +129,11 @@ pub trait JoinPlugin {
 /// Lowers a [`Join`] to a [`Joiner`].
 pub struct Pairs<J>(J);
 
-/// How many rows the side of a pair has. The interface does not say so: the columns do, and where they cannot (none are
-/// there, or booleans only, whose bits are filled up), the rows that are asked for.
-fn side_rows(columns: &[ColumnRef<'_>], wanted: &[u32]) -> Result<usize, Error> {
-    let last = wanted.iter().max().map_or(0, |last| *last as usize + 1);
-    let bits = |column: &ColumnRef<'_>| match column.data {
-        DataRef::Boolean(bits) => Some(bits.len() * 8),
-        _ => None,
-    };
-    let rows = columns.iter().find_map(ColumnRef::rows).or_else(|| columns.iter().find_map(bits)).unwrap_or(last);
-    match last > rows {
-        false => Ok(rows),
-        true => Err(Error::Input(format!("a pair names row {} of {rows}", last - 1))),
+/// Reading past the end would give empty values.
+fn check_rows(side: &str, rows: &[u32], total: u32) -> Result<(), Error> {
+    match rows.iter().find(|row| **row >= total) {
+        None => Ok(()),
+        Some(row) => Err(Error::Input(format!("a pair names {side} row {row} of {total}"))),
     }
 }
 
@@ -185,14 +181,18 @@ impl<J: Join> Joiner for Pairs<J> {
         &mut self,
         left: &[ColumnRef<'_>],
         right: &[ColumnRef<'_>],
+        total_left: u32,
+        total_right: u32,
         left_rows: &[u32],
         right_rows: &[u32],
     ) -> Result<Joined, Error> {
         if left_rows.len() != right_rows.len() {
             return Err(Error::Input(format!("{} left rows for {} right ones", left_rows.len(), right_rows.len())));
         }
-        let left = <J::Left<'_> as InputRow<'_>>::open(left, side_rows(left, left_rows)?)?;
-        let right = <J::Right<'_> as InputRow<'_>>::open(right, side_rows(right, right_rows)?)?;
+        check_rows("left", left_rows, total_left)?;
+        check_rows("right", right_rows, total_right)?;
+        let left = <J::Left<'_> as InputRow<'_>>::open(left, total_left as usize)?;
+        let right = <J::Right<'_> as InputRow<'_>>::open(right, total_right as usize)?;
         let mut out = Out::new::<J::Output>();
         for (pair, (l, r)) in left_rows.iter().zip(right_rows).enumerate() {
             let left = <J::Left<'_> as InputRow<'_>>::get(&left, *l as usize);

@@ -5,6 +5,10 @@ use crate::input;
 use crate::value::{Date, Decimal, Timestamp, Timestamptz, decimal_value, decimal_words};
 
 /// A row of the result: derive it with `#[derive(Output)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no result row",
+    note = "put `#[derive(Output)]` above the struct: its fields become columns"
+)]
 pub trait OutputRow: Sized {
     fn fields() -> Vec<Field>;
     fn push(&self, columns: &mut std::slice::IterMut<'_, Column>);
@@ -59,6 +63,7 @@ pub trait Value: Sized {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<V: Value> OutputField for V {
     const TYPE: DataType = V::TYPE;
     const NULLABLE: bool = false;

@@ -8,6 +8,10 @@ use crate::column::{Column, ColumnRef, Error, Field};
 use crate::output::Value;
 
 /// A group's state: derive it with `#[derive(State)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no state",
+    note = "put `#[derive(State)]` above the struct: its fields are kept as columns"
+)]
 pub trait State: Sized + Send {
     /// it holds memory that the accumulator does not count by itself
     const HEAP: bool;
@@ -97,6 +101,7 @@ fn next<'c, 'd>(columns: &mut std::slice::Iter<'c, ColumnRef<'d>>) -> Result<&'c
     columns.next().ok_or_else(|| Error::Input("the state has too few columns".into()))
 }
 
+#[diagnostic::do_not_recommend]
 impl<V: Value> StateField for V {
     const HEAP: bool = V::HEAP;
     fn fields(name: &str, out: &mut Vec<Field>) {

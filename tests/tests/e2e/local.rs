@@ -47,6 +47,62 @@ fn the_generator_survives_sigkill() -> Result<()> {
     oracle::metrics_match_events_table(&pipeline, WINDOW_MS)
 }
 
+/// Aggregates without a plugin: killed and restarted with their state, then compared with DuckDB's answer; and other
+/// aggregates are no continuation of these.
+#[test]
+fn aggregates_survive_sigkill() -> Result<()> {
+    let scratch = Scratch::new("aggregates")?;
+    let mut pipeline = generator(&scratch);
+    pipeline.metrics = false;
+    pipeline.more = r#"
+[aggregations.counts]
+inputs = ["events"]
+key = ["platform"]
+window = { type = "tumbling", size = "100ms" }
+
+[aggregations.counts.aggregate]
+events = "count(*)"
+sales = "count(revenue)"
+clicks = "count(*) filter (where event_type = 'click')"
+revenue = "sum(revenue)"
+average = "avg(revenue)"
+dearest = "max(revenue)"
+first_at = "min(timestamp)"
+last_at = "max(timestamp)"
+first_user = "min(user_id)"
+users = "count(distinct user_id)"
+about_users = "approx_distinct(user_id)"
+
+[sinks.counts]
+type = "iceberg"
+inputs = ["counts"]
+catalog = "lake"
+table = "ads.counts"
+"#
+    .to_owned();
+    // few events a second of event time: windows without a sale
+    pipeline.source = pipeline.source.replace("rate = 20_000", "rate = 4_000").replace("200000", "40000");
+    let file = pipeline.write()?;
+    let mut random = Random::new(11);
+    let started = Instant::now();
+    for _ in 0..4 {
+        let millrace = Millrace::run(&file, &[], &[])?;
+        std::thread::sleep(Duration::from_millis(500 + random.below(1_500)));
+        let ended = millrace.kill()?;
+        ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
+    }
+    let whole = pipeline.more.clone();
+    pipeline.more = whole.replace("max(revenue)", "min(revenue)");
+    pipeline.write()?;
+    Millrace::run_to_end(&file, MINUTE)?.failed(&["dearest = max(revenue)", "--drop-state counts"])?;
+    pipeline.more = whole;
+    pipeline.write()?;
+    wait_for("the last event to be due", MINUTE, || Ok(started.elapsed() > Duration::from_secs(ALL_DUE_S)))?;
+    Millrace::run_to_end(&file, MINUTE)?.ok()?;
+    oracle::events_complete(&pipeline, EVENTS, 40_000, 4)?;
+    oracle::counts_match_events_table(&pipeline, "ads.counts", 100)
+}
+
 #[test]
 fn duckdb_reads_the_state_of_open_windows() -> Result<()> {
     let scratch = Scratch::new("state")?;

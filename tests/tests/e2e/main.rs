@@ -5,3 +5,4 @@
 mod kafka;
 mod local;
 mod plugin;
+mod transforms;

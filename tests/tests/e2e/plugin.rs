@@ -36,11 +36,15 @@ fn a_new_plugin_builds_its_tests_pass_and_its_pipeline_runs() -> Result<()> {
 
     let project = scratch.path().join("first-try");
     let untested = millrace(&project, &["plugin", "test"])?;
-    ensure!(untested.status.code() == Some(2) && text(&untested).contains("`millrace plugin build` makes it"), "{}", text(&untested));
+    ensure!(
+        untested.status.code() == Some(2) && text(&untested).contains("`millrace plugin build` makes it"),
+        "{}",
+        text(&untested)
+    );
     let built = well(&project, &["plugin", "build"])?;
     ensure!(built.contains("target/first-try.wasm") && built.contains("next: millrace plugin test"), "{built}");
     let tested = well(&project, &["plugin", "test"])?;
-    ensure!(tested.contains("1 cases passed, 0 failed; 11 laws hold, 0 do not"), "{tested}");
+    ensure!(tested.contains("1 case passed, 0 failed; 11 laws hold, 0 do not"), "{tested}");
     let inspected = well(&project, &["plugin", "inspect", "--format", "json"])?;
     let inspected: serde_json::Value = serde_json::from_str(&inspected)?;
     ensure!(inspected["name"] == "first-try" && inspected["signature"]["output"][0]["name"] == "events", "{inspected}");
@@ -66,7 +70,11 @@ fn a_wrong_plugin_is_told_what_is_wrong() -> Result<()> {
     ensure!(project.join("tests/law-merge-is-update.toml").is_file(), "{said}");
     // what was saved is red by itself, and green once the plugin is right
     let alone = millrace(&project, &["plugin", "test", "--case", "law-merge-is-update"])?;
-    ensure!(alone.status.code() == Some(1) && text(&alone).contains("case law-merge-is-update: FAILED"), "{}", text(&alone));
+    ensure!(
+        alone.status.code() == Some(1) && text(&alone).contains("case law-merge-is-update: FAILED"),
+        "{}",
+        text(&alone)
+    );
     std::fs::write(&source, &right)?;
     well(&project, &["plugin", "build"])?;
     well(&project, &["plugin", "test"])?;

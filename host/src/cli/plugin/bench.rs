@@ -1,7 +1,8 @@
 //! `millrace plugin bench`: what a plugin costs, in CPU time of the thread that calls it, the least of some repeats.
 //!
-//! Rows are seeded and drawn from a case's own values, their keys spread over so many groups. Beside it stands what
-//! counting the rows of each group costs in plain native code: the machine's own measure.
+//! Rows are drawn from a case's own values, their keys spread over so many groups. Beside it stands the same plugin
+//! natively where that can be built ([`native`]), and what merely counting the rows of each group costs in native code: the
+//! machine's own measure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +11,13 @@ use arrow_array::{ArrayRef, UInt32Array};
 use serde_json::json;
 
 use super::project::Project;
-use super::{BenchArgs, Form, load};
+use super::{BenchArgs, Form, load, native};
 use crate::cli::Failure;
 use crate::cli::open::colour;
 use crate::golden::{Subject, case};
 use crate::laws::{LawSubject, data};
-use crate::plugin::{Aggregator, PluginEngine, PluginError};
+use crate::plugin::{Aggregator, Kind, PluginEngine, PluginError};
+use crate::runtime::run::offered_to_plugin;
 use crate::spec::show_bytes;
 
 const BATCH_ROWS: [usize; 4] = [64, 1_024, 8_192, 65_536];
@@ -24,13 +26,19 @@ const REPEATS: usize = 5;
 struct Measured {
     batch_rows: usize,
     ns_per_row: f64,
-    native_ns_per_row: f64,
+    counting_ns_per_row: f64,
 }
 
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let project = if args.path.is_dir() { Some(Project::load(&args.path)?) } else { None };
     let path = project.as_ref().map_or(args.path.as_path(), |project| project.component.as_path());
     let artifact = load::artifact(path, project.as_ref())?;
+    if artifact.kind() != Kind::Aggregation {
+        return Err(Failure::Usage(format!(
+            "error: only aggregations are measured yet, this is a {}",
+            artifact.kind().name()
+        )));
+    }
     let file = match (&args.case, &project) {
         (Some(case), None) => case.into(),
         (Some(case), Some(project)) => project.tests().join(format!("{}.toml", case.trim_end_matches(".toml"))),
@@ -47,9 +55,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let factory = load::aggregation(&load::engine()?, &artifact)?;
     let subject = Subject::open(&factory, &case).map_err(|found| Failure::Usage(found.render(colour())))?;
     let subject = LawSubject::new(subject, &case).map_err(anyhow::Error::new)?;
-    let rows = data::many(&case, args.rows as usize);
+    let trial = data::many(&case, args.rows as usize);
     let prepared = subject
-        .prepare(&rows)
+        .prepare(&trial)
         .ok_or_else(|| Failure::Usage("error: rows cannot be made from this case\nhint: give it some events".into()))?;
     let groups: Vec<u32> = (0..args.rows).map(|row| data::spread(row, args.groups)).collect();
 
@@ -65,17 +73,30 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     for batch_rows in BATCH_ROWS.into_iter().filter(|rows| *rows <= args.rows as usize) {
         let batches = batches(&prepared.columns, &groups, batch_rows)?;
         let mut least = Duration::MAX;
-        let mut native = Duration::MAX;
+        let mut counting = Duration::MAX;
         for _ in 0..REPEATS {
             let mut instance = subject.open().map_err(anyhow::Error::new)?;
             let took = feed(&mut *instance.plugin, &batches, args.groups).map_err(anyhow::Error::new)?;
             least = least.min(took);
-            native = native.min(count(&batches, args.groups));
+            counting = counting.min(count(&batches, args.groups));
             state = (instance.plugin.size().map_err(anyhow::Error::new)?, instance.plugin.memory_bytes());
         }
         let per_row = |took: Duration| took.as_secs_f64() * 1e9 / f64::from(args.rows);
-        measured.push(Measured { batch_rows, ns_per_row: per_row(least), native_ns_per_row: per_row(native) });
+        measured.push(Measured { batch_rows, ns_per_row: per_row(least), counting_ns_per_row: per_row(counting) });
     }
+    let sizes: Vec<usize> = measured.iter().map(|m| m.batch_rows).collect();
+    let rows = native::Rows {
+        config: &subject.node.spec.config,
+        offered: &offered_to_plugin(&subject.node),
+        columns: &prepared.columns,
+        groups: &groups,
+        total: args.groups,
+    };
+    let natively = match &project {
+        Some(project) => native::measure(project, &rows, &sizes),
+        None => Err("only a project has a native build".to_owned()),
+    };
+    let native_of = |index: usize| natively.as_ref().ok().and_then(|all| all.get(index)).copied();
     let per_group = state.0 / u64::from(args.groups.max(1));
     match args.format {
         Form::Json => println!(
@@ -83,10 +104,11 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             json!({
                 "rows": args.rows,
                 "groups": args.groups,
-                "batches": measured.iter().map(|m| json!({
+                "batches": measured.iter().enumerate().map(|(index, m)| json!({
                     "batch_rows": m.batch_rows,
                     "ns_per_row": m.ns_per_row,
-                    "native_count_ns_per_row": m.native_ns_per_row,
+                    "native_ns_per_row": native_of(index),
+                    "counting_ns_per_row": m.counting_ns_per_row,
                 })).collect::<Vec<_>>(),
                 "state_bytes_per_group": per_group,
                 "memory_bytes": state.1,
@@ -100,9 +122,16 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
                 "{} {}: {} rows in {} groups, values of the case `{}`",
                 info.name, info.version, args.rows, args.groups, case.name
             );
-            println!("  rows a batch   ns a row   (counting them natively)");
-            for m in &measured {
-                println!("  {:>12}   {:>8.1}   {:>8.1}", m.batch_rows, m.ns_per_row, m.native_ns_per_row);
+            println!("  rows a batch   ns a row   natively   only counting them");
+            for (index, m) in measured.iter().enumerate() {
+                let native = native_of(index).map_or_else(|| "-".to_owned(), |ns| format!("{ns:.1}"));
+                println!(
+                    "  {:>12}   {:>8.1}   {native:>8}   {:>18.1}",
+                    m.batch_rows, m.ns_per_row, m.counting_ns_per_row
+                );
+            }
+            if let Err(why) = &natively {
+                println!("  natively   not measured: {why}");
             }
             println!("  state      {per_group} bytes a group; {} of memory in all", show_bytes(state.1));
             println!("  compile    {:.0} ms (the first time; then it is cached)", compile.as_secs_f64() * 1e3);

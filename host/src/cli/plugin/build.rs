@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::project::{FILE, Project};
 use super::{BuildArgs, Form, Language, load};
 use crate::cli::Failure;
-use crate::plugin::Kind;
+use crate::plugin::inspect;
 use crate::spec::show_bytes;
 
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
@@ -30,9 +30,7 @@ pub fn run(args: &BuildArgs) -> Result<(), Failure> {
         )));
     }
     let artifact = load::artifact(&project.component, Some(&project))?;
-    if artifact.kind() == Kind::Aggregation {
-        load::aggregation(&load::engine()?, &artifact)?;
-    }
+    inspect(&load::engine()?, &artifact).map_err(anyhow::Error::new)?;
     let (path, size) = (project.component.display(), artifact.size_bytes());
     match args.format {
         Form::Json => println!(
@@ -153,4 +151,24 @@ fn put(built: &Path, component: &Path) -> Result<(), Failure> {
     let fresh = component.with_extension("wasm.new");
     std::fs::copy(built, &fresh).map_err(failed)?;
     Ok(std::fs::rename(&fresh, component).map_err(failed)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_missing_programs_are_named_in_one_line() {
+        let project = Project {
+            dir: PathBuf::from("."),
+            name: "p".into(),
+            kind: crate::plugin::Kind::Aggregation,
+            language: Language::Python,
+            component: PathBuf::from("target/p.wasm"),
+            build: vec!["sh".into()],
+            needs: vec!["sh".into(), "no-such-program".into(), "nor-this".into()],
+        };
+        let Err(Failure::Usage(message)) = need(&project) else { panic!("nothing is missing") };
+        assert_eq!(message, "error: to build p in python this machine lacks: no-such-program, nor-this");
+    }
 }

@@ -7,8 +7,7 @@ use super::project::Project;
 use super::{Form, InspectArgs, load};
 use crate::cli::Failure;
 use crate::golden::case;
-use crate::plugin::artifact::{Artifact, is_wasi_0_2};
-use crate::plugin::{Info, Kind, Signature};
+use crate::plugin::{Inspection, Kind, Shape, Wanted, inspect, shape};
 use crate::spec::columns::offered_schema;
 use crate::spec::{parse, show_bytes};
 
@@ -16,6 +15,8 @@ use crate::spec::{parse, show_bytes};
 struct Offer {
     config: String,
     columns: Schema,
+    /// a join's second input
+    right: Schema,
     from: String,
 }
 
@@ -25,14 +26,14 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     let artifact = load::artifact(path, project.as_ref())?;
     let offer = offer(args, project.as_ref(), artifact.kind())?;
     let engine = load::engine()?;
-    let factory = load::aggregation(&engine, &artifact)?;
+    let found = inspect(&engine, &artifact).map_err(anyhow::Error::new)?;
     let opened = offer.as_ref().map(|offer| {
-        let opened = factory.open(&offer.config, &offer.columns).map(|plugin| plugin.signature().clone());
+        let opened = shape(&engine, &artifact, &offer.config, &offer.columns, &offer.right);
         (offer, opened.map_err(|error| error.to_string()))
     });
     match args.format {
-        Form::Json => println!("{:#}", to_json(factory.info(), &artifact, opened.as_ref())),
-        Form::Text => print(path, factory.info(), &artifact, opened.as_ref()),
+        Form::Json => println!("{:#}", to_json(&found, opened.as_ref())),
+        Form::Text => print(path, &found, opened.as_ref()),
     }
     match opened {
         Some((_, Err(error))) if args.format == Form::Text => Err(Failure::Usage(format!("error: {error}"))),
@@ -49,15 +50,23 @@ fn offer(args: &InspectArgs, project: Option<&Project>, kind: Kind) -> Result<Op
         return Err(Failure::Usage(format!("error: --config is not JSON: {error}\nhint: --config '{{\"name\": 1}}'")));
     }
     if let Some(text) = &args.schema {
-        let columns = columns(text).map_err(|error| {
-            Failure::Usage(format!("error: --schema: {error}\nhint: --schema 'user_id:string,amount:double?'"))
-        })?;
-        return Ok(Some(Offer { config: config.unwrap_or_else(|| "{}".into()), columns, from: "--schema".into() }));
+        let read = |text: &str| {
+            columns(text).map_err(|error| {
+                Failure::Usage(format!("error: --schema: {error}\nhint: --schema 'user_id:string,amount:double?'"))
+            })
+        };
+        let right = args.right_schema.as_deref().map(read).transpose()?.unwrap_or_default();
+        let config = config.unwrap_or_else(|| "{}".into());
+        return Ok(Some(Offer { config, columns: read(text)?, right, from: "--schema".into() }));
+    }
+    if kind == Kind::Join {
+        return Ok(None);
     }
     let case = project.into_iter().flat_map(Project::cases).find_map(|file| case::load(&file, kind).ok());
     Ok(case.map(|case| Offer {
         config: config.unwrap_or(case.config),
         columns: offered_schema(&case.schema.schema, &case.columns),
+        right: Schema::default(),
         from: format!("the case `{}`", case.name),
     }))
 }
@@ -82,38 +91,57 @@ fn columns(text: &str) -> Result<Schema, String> {
     Ok(Schema::new(fields.collect::<Result<_, String>>()?))
 }
 
-type Opened<'o> = (&'o Offer, Result<Signature, String>);
+type Opened<'o> = (&'o Offer, Result<Shape, String>);
 
-fn print(path: &std::path::Path, info: &Info, artifact: &Artifact, opened: Option<&Opened<'_>>) {
-    println!("{} {}, {} plugin", info.name, info.version, artifact.kind().name());
-    let wrapped = if artifact.was_core_module() { ", a core module" } else { "" };
-    let size = show_bytes(u64::try_from(artifact.size_bytes()).unwrap_or(u64::MAX));
+fn print(path: &std::path::Path, found: &Inspection, opened: Option<&Opened<'_>>) {
+    println!("{} {}, {} plugin", found.info.name, found.info.version, found.kind.name());
+    let wrapped = if found.was_core_module { ", a core module" } else { "" };
+    let size = show_bytes(u64::try_from(found.size_bytes).unwrap_or(u64::MAX));
     println!("  file       {}, {size}{wrapped}", path.display());
-    println!("  sha256     {}", artifact.digest());
-    println!("  interface  millrace:{}@{}", artifact.kind().name(), artifact.kind().wit_version());
-    let mut label = "imports  ";
-    for import in artifact.imports() {
-        println!("  {label}  {import}{}", if is_wasi_0_2(import) { "  (inert: answers nothing)" } else { "" });
-        label = "         ";
-    }
-    if artifact.imports().is_empty() {
-        println!("  imports    nothing");
-    }
-    println!("  options    {}", options(&info.config_schema).join("\n             "));
+    println!("  sha256     {}", found.digest);
+    println!("  interface  millrace:{}@{}", found.kind.name(), found.wit_version);
+    let imports: Vec<String> = found
+        .imports
+        .iter()
+        .map(|import| {
+            format!("{import}{}", if found.inert.contains(import) { "  (inert: answers nothing)" } else { "" })
+        })
+        .collect();
+    println!("  imports    {}", lines(imports, "nothing"));
+    println!("  options    {}", lines(options(&found.info.config_schema), "none"));
     match opened {
+        None if found.kind == Kind::Join => {
+            println!("  columns    open it with --schema 'name:type,…' --right-schema '…' to see them");
+        }
         None => println!("  columns    open it with --schema 'name:type,…' to see them"),
-        Some((offer, Ok(signature))) => {
-            let wanted: Vec<String> = signature.input.iter().map(wanted).collect();
+        Some((offer, Ok(shape))) => {
             println!("\nwith the columns of {}:", offer.from);
-            println!("  reads      {}", or_nothing(&wanted));
-            println!("  keeps      {}", or_nothing(&shown(&signature.state)));
-            println!("  gives      {}", or_nothing(&shown(&signature.output)));
-            if signature.ordered {
-                println!("  ordered    its result depends on the order of rows and merges");
+            match shape {
+                Shape::Aggregation(signature) => {
+                    println!("  reads      {}", or_nothing(&signature.input.iter().map(wanted).collect::<Vec<_>>()));
+                    println!("  keeps      {}", or_nothing(&shown(&signature.state)));
+                    println!("  gives      {}", or_nothing(&shown(&signature.output)));
+                    if signature.ordered {
+                        println!("  ordered    its result depends on the order of rows and merges");
+                    }
+                }
+                Shape::Transform(signature) => {
+                    println!("  reads      {}", or_nothing(&signature.input.iter().map(wanted).collect::<Vec<_>>()));
+                    println!("  gives      {}, and the input's other columns", or_nothing(&shown(&signature.output)));
+                }
+                Shape::Join(signature) => {
+                    println!("  left       {}", or_nothing(&signature.left.iter().map(wanted).collect::<Vec<_>>()));
+                    println!("  right      {}", or_nothing(&signature.right.iter().map(wanted).collect::<Vec<_>>()));
+                    println!("  gives      {}", or_nothing(&shown(&signature.output)));
+                }
             }
         }
         Some((offer, Err(_))) => println!("\nit cannot be opened with the columns of {}:", offer.from),
     }
+}
+
+fn lines(all: Vec<String>, none: &str) -> String {
+    if all.is_empty() { none.to_owned() } else { all.join("\n             ") }
 }
 
 fn or_nothing(columns: &[String]) -> String {
@@ -124,7 +152,7 @@ fn shown(schema: &Schema) -> Vec<String> {
     schema.fields.iter().map(Field::to_string).collect()
 }
 
-fn wanted(wanted: &crate::plugin::Wanted) -> String {
+fn wanted(wanted: &Wanted) -> String {
     format!("{}{}", wanted.field, if wanted.optional { " (or missing)" } else { "" })
 }
 
@@ -134,7 +162,7 @@ fn options(schema: &str) -> Vec<String> {
     let required: Vec<&str> =
         schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     let properties = schema.get("properties").and_then(Value::as_object);
-    let lines: Vec<String> = properties
+    properties
         .into_iter()
         .flatten()
         .map(|(name, option)| {
@@ -152,44 +180,54 @@ fn options(schema: &str) -> Vec<String> {
             }
             line
         })
-        .collect();
-    if lines.is_empty() { vec!["none".to_owned()] } else { lines }
+        .collect()
 }
 
-fn to_json(info: &Info, artifact: &Artifact, opened: Option<&Opened<'_>>) -> Value {
-    let schema = |schema: &Schema| -> Value {
+fn to_json(found: &Inspection, opened: Option<&Opened<'_>>) -> Value {
+    let gives = |schema: &Schema| -> Value {
         schema
             .fields
             .iter()
             .map(|f| json!({ "name": f.name, "type": f.data_type.to_string(), "nullable": f.nullable }))
             .collect()
     };
-    let signature = opened.map(|(offer, signature)| match signature {
+    let takes = |wanted: &[Wanted]| -> Value {
+        wanted
+            .iter()
+            .map(|w| {
+                json!({
+                    "name": w.field.name,
+                    "type": w.field.data_type.to_string(),
+                    "nullable": w.field.nullable,
+                    "optional": w.optional,
+                    "dictionary": w.dictionary,
+                })
+            })
+            .collect()
+    };
+    let signature = opened.map(|(_, shape)| match shape {
         Err(error) => json!({ "error": error }),
-        Ok(signature) => json!({
-            "config": serde_json::from_str::<Value>(&offer.config).unwrap_or_default(),
-            "input": signature.input.iter().map(|w| json!({
-                "name": w.field.name,
-                "type": w.field.data_type.to_string(),
-                "nullable": w.field.nullable,
-                "optional": w.optional,
-                "dictionary": w.dictionary,
-            })).collect::<Vec<_>>(),
-            "state": schema(&signature.state),
-            "output": schema(&signature.output),
-            "ordered": signature.ordered,
+        Ok(Shape::Aggregation(s)) => json!({
+            "input": takes(&s.input),
+            "state": gives(&s.state),
+            "output": gives(&s.output),
+            "ordered": s.ordered,
         }),
+        Ok(Shape::Transform(s)) => json!({ "input": takes(&s.input), "output": gives(&s.output) }),
+        Ok(Shape::Join(s)) => {
+            json!({ "left": takes(&s.left), "right": takes(&s.right), "output": gives(&s.output) })
+        }
     });
     json!({
-        "name": info.name,
-        "version": info.version,
-        "kind": artifact.kind().name(),
-        "sha256": artifact.digest(),
-        "bytes": artifact.size_bytes(),
-        "interface": format!("millrace:{}@{}", artifact.kind().name(), artifact.kind().wit_version()),
-        "imports": artifact.imports(),
-        "inert": artifact.imports().iter().filter(|import| is_wasi_0_2(import)).collect::<Vec<_>>(),
-        "config_schema": serde_json::from_str::<Value>(&info.config_schema).unwrap_or_default(),
+        "name": found.info.name,
+        "version": found.info.version,
+        "kind": found.kind.name(),
+        "sha256": found.digest,
+        "bytes": found.size_bytes,
+        "interface": format!("millrace:{}@{}", found.kind.name(), found.wit_version),
+        "imports": found.imports,
+        "inert": found.inert,
+        "config_schema": serde_json::from_str::<Value>(&found.info.config_schema).unwrap_or_default(),
         "signature": signature,
     })
 }

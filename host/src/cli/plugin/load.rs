@@ -7,7 +7,9 @@ use super::project::Project;
 use crate::cli::Failure;
 use crate::cli::open::cache_dir;
 use crate::plugin::artifact::Artifact;
-use crate::plugin::{AggregatorFactory, Kind, PluginEngine, PluginLimits, WasmFactory};
+use crate::plugin::{
+    AggregatorFactory, PluginEngine, PluginLimits, TransformerFactory, WasmFactory, WasmTransformFactory,
+};
 
 /// Reads a component's file.
 pub fn artifact(path: &Path, project: Option<&Project>) -> Result<Artifact, Failure> {
@@ -41,13 +43,14 @@ pub fn engine() -> Result<Arc<PluginEngine>, Failure> {
 
 /// Compiled, linked and asked for its name.
 pub fn aggregation(engine: &Arc<PluginEngine>, artifact: &Artifact) -> Result<Arc<dyn AggregatorFactory>, Failure> {
-    if artifact.kind() != Kind::Aggregation {
-        return Err(Failure::Usage(format!(
-            "error: this command does not know {} plugins yet",
-            artifact.kind().name()
-        )));
-    }
     let factory =
         WasmFactory::new(engine, artifact.name(), artifact, PluginLimits::default()).map_err(anyhow::Error::new)?;
+    Ok(Arc::new(factory))
+}
+
+/// The same of a transform.
+pub fn transform(engine: &Arc<PluginEngine>, artifact: &Artifact) -> Result<Arc<dyn TransformerFactory>, Failure> {
+    let factory = WasmTransformFactory::new(engine, artifact.name(), artifact, PluginLimits::default())
+        .map_err(anyhow::Error::new)?;
     Ok(Arc::new(factory))
 }

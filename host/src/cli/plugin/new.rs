@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::project::below;
 use super::{KINDS, Language, NewArgs, vendor};
 use crate::cli::Failure;
 
@@ -26,7 +27,7 @@ pub fn run(args: &NewArgs) -> Result<(), Failure> {
     if args.language == Language::Rust {
         files.extend(vendor::sdk());
     }
-    let folder = args.path.join(&args.name);
+    let folder = below(&args.path, Path::new(&args.name));
     let is_empty = std::fs::read_dir(&folder).map_or(true, |mut entries| entries.next().is_none());
     if folder.exists() && !is_empty {
         return Err(Failure::Usage(format!(
@@ -176,7 +177,8 @@ mod tests {
 
     #[test]
     fn no_template_leaves_a_placeholder() {
-        for (path, text) in vendor::below(TEMPLATES) {
+        let of_a_kind = |path: &str| KINDS.iter().any(|(kind, _)| path.contains(&format!("/{kind}/")));
+        for (path, text) in vendor::below(TEMPLATES).filter(|(path, _)| of_a_kind(path)) {
             let (path, text) = (filled(path, "some-name"), filled(text, "some-name"));
             for left in ["{{name", "{{snake", "{{Pascal", "{{Name"] {
                 assert!(!path.contains(left) && !text.contains(left), "{path} has {left}");

@@ -74,7 +74,7 @@ impl Project {
 }
 
 /// `dir/path`, without a `./` that says nothing.
-fn below(dir: &Path, path: &Path) -> PathBuf {
+pub fn below(dir: &Path, path: &Path) -> PathBuf {
     if dir == Path::new(".") { path.to_owned() } else { dir.join(path) }
 }
 
@@ -120,5 +120,28 @@ fn read(dir: &Path, source: &Arc<SourceText>) -> Result<Project, Diagnostics> {
     match project {
         Some(project) if !found.has_errors() => Ok(project),
         _ => Err(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let source = Arc::new(SourceText { name: FILE.to_owned(), text: text.to_owned() });
+        read(Path::new("."), &source).map(|project| project.name).unwrap_err().render(false)
+    }
+
+    #[test]
+    fn what_is_wrong_with_plugin_toml_is_said_where_it_stands() {
+        let right = "name = \"p\"\nkind = \"transform\"\nlanguage = \"rust\"\ncomponent = \"target/p.wasm\"\n";
+        let source = Arc::new(SourceText { name: FILE.to_owned(), text: right.to_owned() });
+        assert_eq!(read(Path::new("."), &source).unwrap().component, Path::new("target/p.wasm"));
+        let message = error(&right.replace("transform", "transfrom"));
+        assert!(message.contains("plugin.toml:2:8") && message.contains("did you mean `transform`?"), "{message}");
+        let message = error(&right.replace("component", "componnt"));
+        assert!(message.contains("did you mean `component`?") && message.contains("lacks `component`"), "{message}");
+        let message = error(&right.replace("rust", "python"));
+        assert!(message.contains("plugin.toml lacks `build`"), "{message}");
     }
 }

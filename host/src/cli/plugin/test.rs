@@ -1,8 +1,10 @@
 //! `millrace plugin test`: the golden cases through the real operator, then the laws of aggregation.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use serde_json::json;
 
 use super::project::Project;
@@ -12,9 +14,10 @@ use crate::cli::open::colour;
 use crate::golden::operator::silently;
 use crate::golden::run::Way;
 use crate::golden::table::Table;
+use crate::golden::transform::{self, TransformSubject};
 use crate::golden::{Case, Difference, Outcome, Subject, case, compare, update};
 use crate::laws::{Law, LawSubject, Trial, check, data, save, shrink};
-use crate::plugin::{AggregatorFactory, Kind};
+use crate::plugin::{AggregatorFactory, Kind, TransformerFactory, inspect};
 use crate::spec::diagnostic::{Diagnostic, Diagnostics};
 use crate::spec::suggest;
 
@@ -27,9 +30,8 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
     }
     let artifact = load::artifact(component, project.as_ref())?;
     let engine = load::engine()?;
-    let factory = load::aggregation(&engine, &artifact)?;
-    let mut report = Report { form: args.format, lines: Vec::new() };
-    let info = factory.info();
+    let info = inspect(&engine, &artifact).map_err(anyhow::Error::new)?.info;
+    let mut report = Report { form: args.format, lines: Vec::new(), differs: false };
     report.head(&format!("{} {} ({})  {}", info.name, info.version, artifact.kind().name(), component.display()));
 
     let mut cases = Vec::new();
@@ -39,17 +41,29 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
             Err(found) => report.wrong_file(&name_of(file), &found),
         }
     }
-    let mut subjects = Vec::new();
-    for case in &cases {
-        if let Some(law) = &case.law {
-            test_law_case(&factory, case, law, &mut report);
-        } else if let Some(subject) = test_case(&factory, case, args.update, &mut report)? {
-            subjects.push((case, subject));
+    match artifact.kind() {
+        Kind::Aggregation => {
+            let factory = load::aggregation(&engine, &artifact)?;
+            let mut subjects = Vec::new();
+            for case in &cases {
+                if let Some(law) = &case.law {
+                    test_law_case(&factory, case, law, &mut report);
+                } else if let Some(subject) = test_aggregation(&factory, case, args.update, &mut report)? {
+                    subjects.push((case, subject));
+                }
+            }
+            if !args.no_laws && !args.update && (args.case.is_empty() || project.is_none()) {
+                let folder = project.as_ref().map(Project::tests);
+                test_laws(subjects, &cases, folder.as_deref(), &mut report)?;
+            }
         }
-    }
-    if !args.no_laws && !args.update && args.case.is_empty() && artifact.kind() == Kind::Aggregation {
-        let folder = project.as_ref().map(Project::tests);
-        test_laws(subjects, &cases, folder.as_deref(), &mut report)?;
+        Kind::Transform => {
+            let factory = load::transform(&engine, &artifact)?;
+            for case in &cases {
+                test_transform(&factory, case, args.update, &mut report)?;
+            }
+        }
+        Kind::Join => report.head("it loads; cases of joins come with the join operator"),
     }
     report.finish(&project.map_or_else(|| "millrace plugin test …".to_owned(), |project| project.command("test")))
 }
@@ -70,6 +84,9 @@ fn files(args: &TestArgs, project: Option<&Project>) -> Result<Vec<PathBuf>, Fai
         return Ok(args.case.iter().map(PathBuf::from).collect());
     };
     let all = project.cases();
+    if all.is_empty() && project.kind == Kind::Join {
+        return Ok(all);
+    }
     if all.is_empty() {
         return Err(Failure::Usage(format!(
             "error: {} has no cases (*.toml)\nhint: docs/plugins.md, \"Golden cases\", has one to start from",
@@ -103,7 +120,7 @@ fn name_of(path: &Path) -> String {
 fn warn_if_stale(project: &Project) {
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
     let Some(built) = modified(&project.component) else { return };
-    let sources = ["src", "."].into_iter().flat_map(|below| std::fs::read_dir(project.dir.join(below)).ok());
+    let sources = ["src", ""].into_iter().flat_map(|folder| std::fs::read_dir(project.dir.join(folder)).ok());
     let newer = sources.flatten().flatten().map(|entry| entry.path()).find(|path| {
         let is_source = path.extension().is_some_and(|e| ["rs", "js", "py", "c", "h"].iter().any(|known| e == *known));
         is_source && modified(path).is_some_and(|at| at > built)
@@ -114,8 +131,7 @@ fn warn_if_stale(project: &Project) {
     }
 }
 
-/// Runs one case in every way; the first way that differs is shown.
-fn test_case(
+fn test_aggregation(
     factory: &Arc<dyn AggregatorFactory>,
     case: &Case,
     accept: bool,
@@ -130,41 +146,100 @@ fn test_case(
         }
     };
     let table = |batches: &[_]| Table::of_results(subject.output(), case.key.len(), batches);
-    for way in Way::ALL {
-        let outcome: Outcome = match subject.run(case, way) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                report.failed("case", &case.name, &format!("  {way}: {error}\n"), json!({ "error": error }));
-                return Ok(Some(subject));
-            }
-        };
-        let tables: Vec<Table> = outcome.iter().map(|step| table(&step.rows)).collect();
-        let differences: Vec<Difference> = (1..)
-            .zip(case.steps.iter().zip(&expected))
-            .zip(outcome.iter().zip(&tables))
-            .filter_map(|((number, (step, expected)), (came, got))| {
-                let expected = table(std::slice::from_ref(expected));
-                compare(number, expected, got, (&step.rejected, step.late), came, case.tolerance)
-            })
-            .collect();
-        if differences.is_empty() {
-            continue;
-        }
-        if accept && way == Way::ALL[0] {
-            let outcome: Vec<_> = outcome.into_iter().zip(tables).collect();
-            std::fs::write(&case.path, update::update(case, &outcome))
-                .map_err(|e| anyhow::anyhow!("cannot write {}: {e}", case.path.display()))?;
-            report.passed("case", &case.name, &format!("updated {}", case.path.display()));
-            return Ok(Some(subject));
-        }
-        let shown: String = differences.iter().map(Difference::to_string).collect();
-        let shown = if way == Way::ALL[0] { shown } else { format!("  {way} (with one task it is right)\n{shown}") };
-        report.failed("case", &case.name, &shown, json!({ "way": way.to_string(), "difference": shown }));
-        return Ok(Some(subject));
-    }
-    let rows: usize = case.steps.iter().map(|step| step.events.num_rows()).sum();
-    report.passed("case", &case.name, &format!("{rows} events, {} steps", case.steps.len()));
+    let golden = Golden { case, expected: &expected, table: &table, accept };
+    golden.test(&Way::ALL, |way| subject.run(case, way), report)?;
     Ok(Some(subject))
+}
+
+fn test_transform(
+    factory: &Arc<dyn TransformerFactory>,
+    case: &Case,
+    accept: bool,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let opened = TransformSubject::open(factory, case).and_then(|s| Ok((case.expected(&s.output)?, s)));
+    let (expected, subject) = match opened {
+        Ok(opened) => opened,
+        Err(found) => {
+            report.wrong_file(&case.name, &found);
+            return Ok(());
+        }
+    };
+    let table = |batches: &[_]| Table::of_rows(&subject.output, batches);
+    let golden = Golden { case, expected: &expected, table: &table, accept };
+    golden.test(&transform::Way::ALL, |way| subject.run(case, way), report)
+}
+
+/// A case with what it expects, by step.
+struct Golden<'a> {
+    case: &'a Case,
+    expected: &'a [RecordBatch],
+    table: &'a dyn Fn(&[RecordBatch]) -> Table,
+    /// what comes out is right
+    accept: bool,
+}
+
+impl Golden<'_> {
+    /// Runs it in every way; the first one that differs is shown.
+    fn test<W: Copy + Display>(
+        &self,
+        ways: &[W],
+        run: impl Fn(W) -> Result<Outcome, String>,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let case = self.case;
+        for (number, way) in ways.iter().enumerate() {
+            let outcome = match run(*way) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    report.failed("case", &case.name, &format!("  {way}: {error}\n"), json!({ "error": error }));
+                    return Ok(());
+                }
+            };
+            let tables: Vec<Table> = outcome.iter().map(|step| (self.table)(&step.rows)).collect();
+            let differences = self.differences(&outcome, &tables);
+            if differences.is_empty() {
+                continue;
+            }
+            if self.accept && number == 0 {
+                let outcome: Vec<_> = outcome.into_iter().zip(tables).collect();
+                std::fs::write(&case.path, update::update(case, &outcome, &differences))
+                    .map_err(|e| anyhow::anyhow!("cannot write {}: {e}", case.path.display()))?;
+                report.passed("case", &case.name, &format!("updated {}", case.path.display()));
+                return Ok(());
+            }
+            let mut shown: String = differences.iter().map(Difference::to_string).collect();
+            report.differs |= number == 0;
+            if let Some(first) = ways.first().filter(|_| number > 0) {
+                shown = format!("  {way} ({first} it is right)\n{shown}");
+            }
+            report.failed("case", &case.name, &shown, json!({ "way": way.to_string(), "difference": shown }));
+            return Ok(());
+        }
+        let rows: usize = case.steps.iter().map(|step| step.events.num_rows()).sum();
+        report.passed(
+            "case",
+            &case.name,
+            &format!("{} in {}", counted(rows, "event"), counted(case.steps.len(), "step")),
+        );
+        Ok(())
+    }
+
+    fn differences(&self, outcome: &Outcome, tables: &[Table]) -> Vec<Difference> {
+        (1..)
+            .zip(self.case.steps.iter().zip(self.expected))
+            .zip(outcome.iter().zip(tables))
+            .filter_map(|((number, (step, expected)), (came, got))| {
+                let expected = (self.table)(std::slice::from_ref(expected));
+                compare(number, expected, got, (&step.rejected, step.late), came, self.case.tolerance)
+            })
+            .collect()
+    }
+}
+
+/// `1 event`, `2 events`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A violation that was found before: the steps are the parts.
@@ -225,7 +300,7 @@ fn test_laws(
     for law in Law::ALL {
         let known_broken = cases.iter().any(|case| case.law.as_deref() == Some(law.name()));
         if different.iter().all(|(_, subject, _)| subject.signature.ordered) && law.is_about_order() {
-            report.passed("law", law.name(), "excused: the plugin says that its result depends on order");
+            report.excused(law.name(), "the plugin says that its result depends on order");
             continue;
         }
         let found = different.iter().find_map(|(case, subject, trials)| {
@@ -249,6 +324,9 @@ fn test_laws(
         for (part, row) in &trial.rows {
             shown.push_str(&format!("    part {} {}\n", part + 1, serde_json::Value::Object(row.clone())));
         }
+        if law.is_about_order() {
+            shown.push_str("  hint: one that depends on order on purpose says so: `ordered` in its signature\n");
+        }
         report.failed("law", law.name(), &shown, json!({ "seen": seen.0, "case": text }));
     }
     Ok(())
@@ -257,6 +335,8 @@ fn test_laws(
 struct Report {
     form: Form,
     lines: Vec<Line>,
+    /// some case could be updated
+    differs: bool,
 }
 
 struct Line {
@@ -277,6 +357,17 @@ impl Report {
             println!("{what} {name}: ok ({note})");
         }
         self.lines.push(Line { what, passed: true, json: json!({ what: name, "ok": true, "note": note }) });
+    }
+
+    fn excused(&mut self, law: &str, why: &str) {
+        if self.form == Form::Text {
+            println!("law {law}: excused ({why})");
+        }
+        self.lines.push(Line {
+            what: "excused",
+            passed: true,
+            json: json!({ "law": law, "ok": true, "excused": why }),
+        });
     }
 
     fn failed(&mut self, what: &'static str, name: &str, shown: &str, details: serde_json::Value) {
@@ -304,26 +395,27 @@ impl Report {
             let all: Vec<&serde_json::Value> = self.lines.iter().map(|line| &line.json).collect();
             println!("{}", json!({ "ok": ok, "results": all }));
         } else {
-            println!(
-                "{} cases passed, {} failed; {} laws hold, {} do not",
-                count("case", true),
-                count("case", false),
-                count("law", true),
-                count("law", false)
-            );
+            let mut line = format!("{} passed, {} failed", counted(count("case", true), "case"), count("case", false));
+            if self.lines.iter().any(|line| line.what == "law") {
+                line.push_str(&format!(
+                    "; {} hold, {} do not",
+                    counted(count("law", true), "law"),
+                    count("law", false)
+                ));
+            }
+            println!("{line}");
         }
         if ok {
             return Ok(());
         }
-        let cases = count("case", false);
-        let hint = if cases > 0 && self.form == Form::Text {
+        let hint = if self.differs && self.form == Form::Text {
             format!("\nhint: if what came out is right, `{command} --update` writes it into the cases")
         } else {
             String::new()
         };
         Err(Failure::Other(anyhow::anyhow!(
             "{} of {} checks failed{hint}",
-            cases + count("law", false),
+            self.lines.iter().filter(|line| !line.passed).count(),
             self.lines.len()
         )))
     }

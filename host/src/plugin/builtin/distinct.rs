@@ -12,9 +12,9 @@ use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, ListArray, StringArr
 use arrow_schema::{DataType as ArrowType, Field as ArrowField};
 use hashbrown::HashSet as HashSetWith;
 use millrace_core::schema::DataType;
-use millrace_plugin::distinct::{NumberHasher, hash};
 use millrace_plugin::distinct::hll::Hll;
 use millrace_plugin::distinct::scope::{Scope, SetId};
+use millrace_plugin::distinct::{NumberHasher, hash};
 
 use super::Fallible;
 use super::state::{Entry, PART_VALUES_MAX, Rows, State, state_column};

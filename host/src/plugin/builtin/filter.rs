@@ -1,6 +1,6 @@
 //! The condition of `… filter (where CONDITION)`.
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_buffer::NullBuffer;
 use millrace_core::schema::Schema;
 
@@ -39,7 +39,7 @@ impl Filter {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(self.columns.to_arrow(), columns, &options);
         let passes = self.condition.evaluate(&batch.map_err(|e| e.to_string())?)?;
-        let passes = arrow_select::filter::prep_null_mask_filter(&passes);
-        Ok(NullBuffer::new(passes.values().clone()))
+        // null is not true
+        Ok(NullBuffer::new(passes.nulls().map_or(passes.values().clone(), |nulls| passes.values() & nulls.inner())))
     }
 }

@@ -74,7 +74,10 @@ fn function(called: &str, distinct: bool, has_argument: bool) -> Result<Function
     }
     if !has_argument && function != Function::Count {
         let column = if distinct { "count(distinct user_id)" } else { "sum(revenue)" };
-        return Err(wrong(format!("only `count` takes `*`, `{called}` takes a column"), format!("for example `{column}`")));
+        return Err(wrong(
+            format!("only `count` takes `*`, `{called}` takes a column"),
+            format!("for example `{column}`"),
+        ));
     }
     Ok(function)
 }
@@ -103,7 +106,9 @@ fn argument(call: &ast::Function, called: &str) -> Result<(bool, Option<String>)
         [] => Err(wrong(format!("`{called}` lacks its argument"), EXAMPLE)),
         [other] => Err(wrong(
             format!("the argument of `{called}` is the name of a column, not `{other}`"),
-            format!("compute it upstream with `set = {{ value = \"{other}\" }}` of a transform, and write `{called}(value)`"),
+            format!(
+                "compute it upstream with `set = {{ value = \"{other}\" }}` of a transform, and write `{called}(value)`"
+            ),
         )),
         several => Err(wrong(
             format!("`{called}` takes one column, and here are {}", several.len()),

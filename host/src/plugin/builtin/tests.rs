@@ -83,9 +83,9 @@ fn column(name: &str, values: &[Option<i64>]) -> ArrayRef {
         }
         "s" => Arc::new(each.map(|v| v.map(|v| format!("v{v}"))).collect::<StringArray>()),
         "b" => Arc::new(each.map(|v| v.map(|v| v % 2 == 0)).collect::<BooleanArray>()),
-        "t" => Arc::new(
-            each.map(|v| v.map(|v| v * 1_000_000)).collect::<TimestampMicrosecondArray>().with_timezone(UTC),
-        ),
+        "t" => {
+            Arc::new(each.map(|v| v.map(|v| v * 1_000_000)).collect::<TimestampMicrosecondArray>().with_timezone(UTC))
+        }
         "day" => Arc::new(each.map(|v| v.map(|v| v as i32)).collect::<Date32Array>()),
         "x" => Arc::new(each.map(|v| v.map(|v| v.to_be_bytes().to_vec())).collect::<BinaryArray>()),
         other => panic!("{other}"),
@@ -188,7 +188,11 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let row = (0..SLOTS, -12..12_i32, any::<u16>()).prop_map(|(slot, value, bits)| Row { slot, value, nulls: bits & bits >> 5 });
+    let row = (0..SLOTS, -12..12_i32, any::<u16>()).prop_map(|(slot, value, bits)| Row {
+        slot,
+        value,
+        nulls: bits & bits >> 5,
+    });
     let step = prop_oneof![
         4 => prop::collection::vec(row, 0..40).prop_map(Step::Update),
         1 => prop_oneof![Just(1_u64), Just(300), Just(1 << 20)].prop_map(Step::Restore),
@@ -256,16 +260,20 @@ fn longs(values: &[i64]) -> Vec<Option<ArrayRef>> {
 /// A row that does not fit is refused as a whole, whatever comes before and after it in the call.
 #[test]
 fn no_sum_wraps_around() {
-    let aggregates = [parse("total", "sum(l)").unwrap(), parse("n", "count(*)").unwrap(), parse("top", "max(l)").unwrap()];
+    let aggregates =
+        [parse("total", "sum(l)").unwrap(), parse("n", "count(*)").unwrap(), parse("top", "max(l)").unwrap()];
     let mut plugin = open(&aggregates);
-    let refused = plugin.update(&longs(&[i64::MAX - 1, 1, 1, i64::MAX, -5, 4]), &[0, 0, 0, 1, 0, 0], SLOTS as u32).unwrap();
+    let refused =
+        plugin.update(&longs(&[i64::MAX - 1, 1, 1, i64::MAX, -5, 4]), &[0, 0, 0, 1, 0, 0], SLOTS as u32).unwrap();
     assert_eq!(refused.iter().map(|r| r.row).collect::<Vec<_>>(), [2]);
     assert!(refused[0].reason.contains("leave the range of long"), "{}", refused[0].reason);
-    assert_eq!(answers(&mut *plugin)[..2], [[(i64::MAX - 1).to_string(), "4".into(), (i64::MAX - 1).to_string()], [
-        i64::MAX.to_string(),
-        "1".into(),
-        i64::MAX.to_string()
-    ]]);
+    assert_eq!(
+        answers(&mut *plugin)[..2],
+        [
+            [(i64::MAX - 1).to_string(), "4".into(), (i64::MAX - 1).to_string()],
+            [i64::MAX.to_string(), "1".into(), i64::MAX.to_string()]
+        ]
+    );
     // state that does not fit together is an error
     let chunk = export(&mut *plugin, 1 << 20).remove(0);
     let error = plugin.merge(&chunk.columns, &chunk.groups, SLOTS as u32).unwrap_err();
@@ -273,7 +281,8 @@ fn no_sum_wraps_around() {
 
     let mut plugin = open(&[parse("total", "sum(m)").unwrap()]);
     let wide = Schema::new(vec![Field::new("m", DataType::Decimal { precision: 38, scale: 2 }, true)]);
-    let mut widest = BuiltinFactory::new("test", &[parse("total", "sum(m)").unwrap()], u64::MAX).open("", &wide).unwrap();
+    let mut widest =
+        BuiltinFactory::new("test", &[parse("total", "sum(m)").unwrap()], u64::MAX).open("", &wide).unwrap();
     let most = 10_i128.pow(38) - 1;
     let decimals = |values: Vec<i128>, precision| -> Vec<Option<ArrayRef>> {
         vec![Some(Arc::new(Decimal128Array::from(values).with_precision_and_scale(precision, 2).unwrap()))]
@@ -286,12 +295,21 @@ fn no_sum_wraps_around() {
 #[test]
 fn a_large_set_leaves_in_parts() {
     let count = state::PART_VALUES_MAX as i64 * 2 + 5;
-    let aggregates = [parse("n", "count(distinct l)").unwrap(), parse("t", "count(distinct s)").unwrap(), parse("all", "count(*)").unwrap()];
+    let aggregates = [
+        parse("n", "count(distinct l)").unwrap(),
+        parse("t", "count(distinct s)").unwrap(),
+        parse("all", "count(*)").unwrap(),
+    ];
     let mut plugin = open(&aggregates);
-    let columns: Vec<Option<ArrayRef>> = plugin.signature().input.iter().map(|w| {
-        let values: Vec<Option<i64>> = (0..count).map(Some).collect();
-        Some(column(&w.field.name, &values))
-    }).collect();
+    let columns: Vec<Option<ArrayRef>> = plugin
+        .signature()
+        .input
+        .iter()
+        .map(|w| {
+            let values: Vec<Option<i64>> = (0..count).map(Some).collect();
+            Some(column(&w.field.name, &values))
+        })
+        .collect();
     plugin.update(&columns, &vec![1; count as usize], SLOTS as u32).unwrap();
     let held = plugin.size().unwrap();
     assert!(held > count as u64 * 15, "{held}");
@@ -354,4 +372,75 @@ fn texts_are_canonical_and_their_order_means_nothing() {
     there.merge(&chunk.columns, &chunk.groups, SLOTS as u32).unwrap();
     let output = there.evaluate(&[0], &[WindowUs { start: 0, end: 1 }], true).unwrap();
     assert_eq!(output.columns[1].as_primitive::<Int64Type>().value(0), 7);
+}
+
+/// ns per row beside the campaign plugin, native and as a component: `cargo test --release -p millrace --lib speed -- --ignored
+/// --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    const ROWS: usize = 8_192;
+    const GROUPS: u32 = 1_000;
+    let offered = Schema::new(vec![
+        Field::new("event_type", DataType::String, false),
+        Field::new("user_id", DataType::String, false),
+        Field::new("revenue", DataType::Double, true),
+    ]);
+    let mut seed = 1_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let kind = |n| if n < 90 { "impression" } else if n < 99 { "click" } else { "conversion" };
+    let batches: Vec<(Vec<ArrayRef>, Vec<u32>)> = (0..64)
+        .map(|_| {
+            let kinds: StringArray = (0..ROWS).map(|_| Some(kind(random(100)))).collect();
+            let users: StringArray = (0..ROWS).map(|_| Some(format!("user-{:010}", random(100_000)))).collect();
+            let revenue: Float64Array = (0..ROWS).map(|_| (random(100) == 0).then_some(1.25)).collect();
+            let groups = (0..ROWS).map(|_| random(GROUPS.into()) as u32).collect();
+            (vec![Arc::new(kinds) as ArrayRef, Arc::new(users), Arc::new(revenue)], groups)
+        })
+        .collect();
+    let measure = |what: &str, factory: &dyn AggregatorFactory, config: &str| {
+        let best = (0..5)
+            .map(|_| {
+                let mut plugin = factory.open(config, &offered).unwrap();
+                let indexes: Vec<usize> =
+                    plugin.signature().input.iter().map(|w| offered.index_of(&w.field.name).unwrap()).collect();
+                let start = std::time::Instant::now();
+                for (columns, groups) in &batches {
+                    let columns: Vec<_> = indexes.iter().map(|i| Some(Arc::clone(&columns[*i]))).collect();
+                    plugin.update(&columns, groups, GROUPS).unwrap();
+                }
+                start.elapsed()
+            })
+            .min();
+        println!("{what:<60} {:>7.2} ns/row", best.unwrap().as_nanos() as f64 / (64 * ROWS) as f64);
+    };
+    let builtin = |texts: &[&str]| {
+        let aggregates: Vec<_> = texts.iter().enumerate().map(|(n, t)| parse(&format!("a{n}"), t).unwrap()).collect();
+        measure(&texts.join(", "), &BuiltinFactory::new("speed", &aggregates, u64::MAX), "");
+    };
+    for text in ["count(*)", "count(*) filter (where event_type = 'click')", "sum(revenue)", "avg(revenue)", "min(user_id)",
+        "count(distinct user_id)", "approx_distinct(user_id)"]
+    {
+        builtin(&[text]);
+    }
+    let filters = ["impression", "click", "conversion"].map(|k| format!("count(*) filter (where event_type = '{k}')"));
+    let mut campaign: Vec<&str> = filters.iter().map(String::as_str).collect();
+    campaign.push("sum(revenue)");
+    builtin(&campaign);
+    campaign.push("count(distinct user_id)");
+    builtin(&campaign);
+    let native = crate::plugin::native::NativeFactory::<campaign_metrics::Campaign>::new("campaign-metrics");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins/campaign_metrics.wasm");
+    let engine = Arc::new(crate::plugin::PluginEngine::new(None).unwrap());
+    let artifact = crate::plugin::Artifact::load("campaign-metrics", &path, None).expect("cargo xtask plugins");
+    let limits = crate::plugin::PluginLimits::default();
+    let wasm = crate::plugin::WasmFactory::new(&engine, "campaign-metrics", &artifact, limits).unwrap();
+    for users in ["exact", "hll"] {
+        let config = format!(r#"{{"unique_users":"{users}"}}"#);
+        measure(&format!("campaign-metrics, native, {users}"), &native, &config);
+        measure(&format!("campaign-metrics, component, {users}"), &wasm, &config);
+    }
 }

@@ -38,8 +38,7 @@ impl<P: TransformPlugin> TransformerFactory for NativeTransformFactory<P> {
         let plugin = self.info.name.clone();
         let transformer = P::Transformer::open(config, &fields_in(offered)).map_err(|e| refused(&plugin, &e))?;
         let signature = transformer.signature();
-        let signature =
-            TransformSignature { input: wanted_out(signature.input), output: schema_out(signature.output) };
+        let signature = TransformSignature { input: wanted_out(signature.input), output: schema_out(signature.output) };
         Ok(Box::new(Native { plugin, transformer, signature }))
     }
 }

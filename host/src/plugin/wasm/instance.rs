@@ -211,16 +211,16 @@ impl<G> Instance<G> {
         })
     }
 
-    /// The guest answered with an error of its own.
+    /// The guest answered with an error of its own. Configuration and input are settled once it is open.
     fn refusal(&mut self, call: &'static str, error: types::Error) -> PluginError {
         self.failed_in = Some(call);
         let plugin = self.name.clone();
         let refused =
             |what, text| PluginError::Refused { plugin: self.name.clone(), what, message: cut(text, TEXT_BYTES_MAX) };
         match error {
-            types::Error::Config(text) => refused("its configuration", text),
-            types::Error::Input(text) => refused("its input", text),
-            types::Error::Internal(text) => PluginError::Trap {
+            types::Error::Config(text) if call == "open" => refused("its configuration", text),
+            types::Error::Input(text) if call == "open" => refused("its input", text),
+            types::Error::Config(text) | types::Error::Input(text) | types::Error::Internal(text) => PluginError::Trap {
                 plugin,
                 call,
                 message: cut(text, TEXT_BYTES_MAX),

@@ -15,6 +15,9 @@ use crate::plugin::{AggregatorFactory as _, StateOrigin};
 
 const POISON: i64 = 666;
 const REFUSED: i64 = 13;
+/// kills an instance every third time that one sees it
+const FLAKY: i64 = 99;
+const LIMIT: u64 = 5;
 
 /// What all instances of one test share.
 #[derive(Default)]
@@ -24,6 +27,7 @@ struct World {
     deadly: Mutex<BTreeSet<u64>>,
     out_of_memory: bool,
     opened: AtomicUsize,
+    flaky: AtomicU64,
 }
 
 /// Adds up per slot. State: (sum). Like a real instance it is not to be called again once it has failed.
@@ -69,6 +73,10 @@ impl Aggregator for Fragile {
                 POISON => {
                     self.dead = true;
                     return Err(trap("update", self.world.out_of_memory));
+                }
+                FLAKY if self.world.flaky.fetch_add(1, Relaxed) % 3 == 0 => {
+                    self.dead = true;
+                    return Err(trap("update", false));
                 }
                 REFUSED => rejected.push(Rejected { row: row as u32, reason: "refused".into() }),
                 value => self.sums[group as usize] += value,
@@ -144,7 +152,7 @@ fn accumulator(world: &Arc<World>, kept_bytes_max: usize) -> Accumulator {
         Ok(Box::new(Fragile { world: Arc::clone(&shared), signature, sums: Vec::new(), dead: false }))
     });
     let first = open().unwrap();
-    Accumulator::new("sums".into(), first, open, kept_bytes_max, Arc::default(), None)
+    Accumulator::new("sums".into(), first, open, kept_bytes_max, Arc::default(), None, LIMIT)
 }
 
 fn nowhere(_: u32) -> Place {
@@ -199,6 +207,24 @@ fn what_fails_again_on_a_new_instance_stops_the_run() {
     assert!(error.to_string().contains("a new instance failed in the same way"), "{error}");
 }
 
+/// Each failure passes, and the next call fails again: that is no way to work.
+#[test]
+fn too_many_failures_in_a_row_stop_the_run() {
+    let world = Arc::<World>::default();
+    let mut accumulator = accumulator(&world, usize::MAX);
+    let mut flaky = |value| {
+        let updated = accumulator.update(column(&[value]), &[0], 1, &nowhere);
+        updated.and_then(|_| accumulator.export(0, &[0])).map(|_| accumulator.forget_inputs())
+    };
+    for _ in 0..2 {
+        (1..LIMIT).for_each(|_| flaky(FLAKY).unwrap());
+        flaky(1).unwrap();
+    }
+    (1..LIMIT).for_each(|_| flaky(FLAKY).unwrap());
+    let error = flaky(FLAKY).unwrap_err().to_string();
+    assert!(error.contains("5 calls in a row have failed (consecutive_limit)"), "{error}");
+}
+
 #[test]
 fn memory_is_given_back_once_and_nothing_is_lost_by_it() {
     let world = Arc::<World>::default();
@@ -219,7 +245,7 @@ fn a_component_survives_its_poison() {
     let factory = crate::plugin::wasm::tests::factory();
     let open: OpenInstance = Box::new(|| factory.open(r#"{"mode":"poison"}"#, &Schema::default()));
     let mut accumulator =
-        Accumulator::new("guest".into(), open().unwrap(), open, usize::MAX, Arc::<NodeStats>::default(), None);
+        Accumulator::new("guest".into(), open().unwrap(), open, usize::MAX, Arc::<NodeStats>::default(), None, LIMIT);
     let columns = |kinds: Vec<&str>| -> Vec<Option<ArrayRef>> {
         let values = arrow_array::Float64Array::from(vec![1.0; kinds.len()]);
         vec![Some(Arc::new(arrow_array::StringArray::from(kinds))), Some(Arc::new(values)), None]
@@ -248,7 +274,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let value = prop_oneof![20 => 1_i64..100, 1 => Just(POISON), 1 => Just(REFUSED)];
+    let value = prop_oneof![20 => 1_i64..FLAKY, 1 => Just(POISON), 1 => Just(REFUSED)];
     let step = prop_oneof![
         4 => prop::collection::vec((0_u8..12, value), 1..30).prop_map(Step::Update),
         1 => Just(Step::Export),

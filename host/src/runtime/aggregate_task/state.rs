@@ -22,6 +22,8 @@ pub struct RestoredWindow {
     pub batches: Vec<RecordBatch>,
     /// the files hold this task's groups and no others: later checkpoints can refer to them
     pub clean: bool,
+    /// how many files
+    pub files: usize,
 }
 
 /// Changed windows on their way to durable files. The acknowledgement is sent once they are there.
@@ -105,7 +107,7 @@ impl AggregateTask {
 
     pub(super) fn restore(&mut self, state: &mut State, restored: Vec<RestoredWindow>) -> Result<(), RunError> {
         let key_count = self.key.len();
-        for RestoredWindow { start_ms, batches, clean } in restored {
+        for RestoredWindow { start_ms, batches, clean, .. } in restored {
             for batch in &batches {
                 let columns = batch.columns();
                 let (keys, rest) = columns

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!   events ─┬──────────────▶ raw                    .errors of both ──▶ errors
-//!           └─▶ ledger ────▶ results                   ledger.late ──▶ late (in most worlds)
+//!           └─▶ (unique) ─▶ ledger ────▶ results        ledger.late ──▶ late (in most worlds)
 //! ```
+//!
+//! In every other world the ledger reads what a deduplication lets pass. No event repeats another, so that one that is
+//! taken for a repetition, after a restart from a state that is ahead of the positions, is missing.
 //!
 //! The decoder, the native plugin, the checkpoint store and its state files are the real ones.
 
@@ -32,6 +35,7 @@ use crate::runtime::message::RunError;
 use crate::runtime::nodes::{Log, Reader, Uploader};
 use crate::runtime::run::{AggregationNode, Parts, SinkNode, SourceNode};
 use crate::runtime::stats::RunStats;
+use crate::runtime::transforms::TransformNode;
 use crate::spec::model;
 
 const PIPELINE: &str = "simulation";
@@ -111,13 +115,16 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
         Entry::Claim => None,
     });
     let source = source(process);
-    let aggregation = aggregation(process, &source.spec.output);
+    let transforms = if world.script.seed % 2 == 1 { vec![unique(process, &source.spec.output)] } else { Vec::new() };
+    let input = transforms.first().map_or(SOURCE, |t| &*t.name);
+    let aggregation = aggregation(process, input, &source.spec.output);
     let sinks = sinks(process);
     let names = sinks.iter().map(|s| &s.name).chain([&source.name, &aggregation.name]).cloned();
     Ok(Parts {
         stats: Arc::new(RunStats::new(names)),
         pipeline: pipeline(process),
         sources: vec![source],
+        transforms,
         aggregations: vec![aggregation],
         sinks,
         fence: claimed.owner.fence().clone(),
@@ -187,7 +194,24 @@ fn source(process: &Arc<Process>) -> SourceNode {
     }
 }
 
-fn aggregation(process: &Arc<Process>, input: &Schema) -> AggregationNode {
+fn unique(process: &Arc<Process>, input: &Schema) -> TransformNode {
+    let spec = model::TransformSpec {
+        inputs: vec![SOURCE.into()],
+        filter: Some("id >= 0".into()),
+        set: vec![("user".into(), "user + 0".into())],
+        select: None,
+        plugin: None,
+        deduplicate: Some(model::DeduplicateSpec {
+            key: vec!["id".into(), "key".into()],
+            within_ms: process.world.script.window_ms,
+        }),
+        on_error: model::OnError::Fail,
+        consecutive_limit: u64::MAX,
+    };
+    TransformNode { name: "unique".into(), spec, factory: None, input: input.clone(), output: input.clone() }
+}
+
+fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> AggregationNode {
     let script = &process.world.script;
     let factory = NativeFactory::<Ledger>::new(LEDGER);
     let signature = factory.open("", input).expect("opens").signature().clone();
@@ -196,7 +220,7 @@ fn aggregation(process: &Arc<Process>, input: &Schema) -> AggregationNode {
     AggregationNode {
         name: LEDGER.into(),
         spec: model::AggregationSpec {
-            inputs: vec![SOURCE.into()],
+            inputs: vec![from.into()],
             key: vec!["key".into()],
             window: model::WindowSpec::Tumbling { size_ms: script.window_ms, offset_ms: script.window_offset_ms },
             allowed_lateness_ms: script.lateness_ms,
@@ -255,15 +279,12 @@ fn pipeline(process: &Process) -> model::Pipeline {
             tolerated_failures: 0,
         },
         state: model::StateSpec { memory_limit_bytes: life.memory_limit_bytes },
-        errors: model::ErrorsSpec {
-            on_error: model::OnError::DeadLetter,
-            consecutive_limit: u64::MAX,
-            captures: None,
-        },
+        errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX, captures: None },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),
         schemas: BTreeMap::new(),
         sources: Vec::new(),
+        transforms: Vec::new(),
         aggregations: Vec::new(),
         sinks: Vec::new(),
     }

@@ -10,6 +10,9 @@
 //! | `platform` | ios, android, web, ctv, evenly |
 //! | `revenue` | 0.01…100.00, on conversions only |
 //!
+//! With `duplicates`, so many of the events repeat one of the [`REPEATED_AFTER_MAX`] before them, byte for byte, in
+//! whatever partition: what a producer does that was not answered in time.
+//!
 //! Events are numbered over all partitions: number i is offset i / P of partition i mod P, and arrives at
 //! start + i / rate (without a rate: a thousand a second, so that a fast reader passes through many windows).
 
@@ -18,6 +21,9 @@ use crate::spec::model::GeneratorSpec;
 
 /// How densely events follow each other in event time when no rate is asked for.
 const NOMINAL_EVENTS_PER_S: u64 = 1_000;
+
+/// How many events lie between one and its repetition at the most.
+pub const REPEATED_AFTER_MAX: u64 = 256;
 
 const PLATFORMS: [&[u8]; 4] = [b"ios", b"android", b"web", b"ctv"];
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -33,6 +39,7 @@ pub struct AdEvents {
     rate: Option<u64>,
     count: Option<u64>,
     disorder_ms: u64,
+    repeats_per_million: u64,
     /// event time of event 0
     start_ms: i64,
     /// when event 0 becomes readable
@@ -55,6 +62,7 @@ impl AdEvents {
             rate: spec.rate,
             count: spec.count,
             disorder_ms: spec.disorder_ms,
+            repeats_per_million: u64::from(spec.repeats_per_million),
             start_ms: spec.start_ms.unwrap_or(incarnation_start_ms),
             available_ms: incarnation_start_ms,
             campaigns,
@@ -107,16 +115,36 @@ impl AdEvents {
 
     /// When the event comes in: its record timestamp.
     pub fn arrival_ms(&self, partition: u32, offset: i64) -> i64 {
+        self.arrival_of(self.number(partition, offset))
+    }
+
+    fn arrival_of(&self, number: u64) -> i64 {
         let rate = u128::from(self.rate.unwrap_or(NOMINAL_EVENTS_PER_S));
-        let after = (u128::from(self.number(partition, offset)) * 1_000).div_ceil(rate);
+        let after = (u128::from(number) * 1_000).div_ceil(rate);
         self.start_ms.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))
+    }
+
+    /// A bijection of the number, so that no two events have the same id.
+    fn id(&self, number: u64) -> u64 {
+        mix(self.seed.wrapping_add(number.wrapping_mul(STEP)))
+    }
+
+    /// The event that this one is: itself, or the one that it repeats.
+    fn original(&self, mut number: u64) -> u64 {
+        while self.repeats_per_million > 0 && number > 0 {
+            let [.., choice, distance] = lanes::<8>(self.id(number));
+            if below(choice >> 32, 1_000_000) >= self.repeats_per_million {
+                break;
+            }
+            number -= 1 + below(distance >> 32, number.min(REPEATED_AFTER_MAX));
+        }
+        number
     }
 
     /// Appends the event as JSON.
     pub fn json(&self, partition: u32, offset: i64, into: &mut Vec<u8>) {
-        let number = self.number(partition, offset);
-        // a bijection of the number, so that no two events have the same id
-        let id = mix(self.seed.wrapping_add(number.wrapping_mul(STEP)));
+        let number = self.original(self.number(partition, offset));
+        let id = self.id(number);
         let [more_id, user, campaign, kind, delay, money] = lanes(id);
 
         into.extend_from_slice(b"{\"event_id\":\"");
@@ -132,7 +160,7 @@ impl AdEvents {
             _ => b"\",\"event_type\":\"conversion\",\"timestamp\":",
         });
         let delay = i64::try_from(below(delay >> 32, self.disorder_ms.saturating_add(1))).unwrap_or(0);
-        let time = self.arrival_ms(partition, offset).saturating_sub(delay);
+        let time = self.arrival_of(number).saturating_sub(delay);
         if time < 0 {
             into.push(b'-');
         }

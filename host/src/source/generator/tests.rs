@@ -17,6 +17,7 @@ fn spec() -> GeneratorSpec {
         campaigns: 100,
         users: 1_000,
         disorder_ms: 4_000,
+        repeats_per_million: 0,
         start_ms: None,
     }
 }
@@ -205,4 +206,22 @@ fn zipf_ranks_have_their_weights() {
     }
     assert!(zipf::Zipf::new(0).is_none());
     assert_eq!(zipf::Zipf::new(1).unwrap().rank(u64::MAX), 0);
+}
+
+#[test]
+fn duplicates_repeat_an_event_of_a_moment_ago() {
+    let spec = GeneratorSpec { repeats_per_million: 50_000, partitions: 3, count: Some(30_000), ..spec() };
+    let events = AdEvents::new(&spec, START_MS).unwrap();
+    let (mut first, mut repeated) = (std::collections::HashMap::new(), 0);
+    for number in 0..30_000_u64 {
+        let mut text = Vec::new();
+        events.json((number % 3) as u32, (number / 3) as i64, &mut text);
+        if let Some(before) = first.get(&text) {
+            repeated += 1;
+            assert!(number - before <= 4 * super::events::REPEATED_AFTER_MAX, "{before} comes again as {number}");
+        } else {
+            first.insert(text, number);
+        }
+    }
+    assert!((1_300..1_700).contains(&repeated), "{repeated} of 30,000 are repeated, should be 5 %");
 }

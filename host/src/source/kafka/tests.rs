@@ -235,6 +235,7 @@ fn generated_events_arrive_partition_by_partition() {
         campaigns: 10,
         users: 10,
         disorder_ms: 10,
+        repeats_per_million: 0,
         start_ms: None,
     };
     // the mock cluster does not know idempotent producers well enough

@@ -92,10 +92,9 @@ fn logic(c: &Cursor<'_>, known: &Known<'_>) -> Option<Logic> {
     let plugin = if c.has("plugin") {
         reference(c, "plugin", "plugin", known.plugins)
     } else {
-        c.report(
-            Diagnostic::error(c.own_span(), format!("{} lacks `plugin` or `aggregate`", c.what()))
-                .hint("name one of `[plugins]`: `plugin = \"…\"`; or count without one: `aggregate = { events = \"count(*)\" }`"),
-        );
+        c.report(Diagnostic::error(c.own_span(), format!("{} lacks `plugin` or `aggregate`", c.what())).hint(
+            "name one of `[plugins]`: `plugin = \"…\"`; or count without one: `aggregate = { events = \"count(*)\" }`",
+        ));
         None
     };
     let config = if c.has("config") {

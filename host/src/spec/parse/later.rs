@@ -1,4 +1,4 @@
-//! Sections that the pipeline file has and this release cannot run yet: transforms, lookups, joins. They are refused by
+//! Sections that the pipeline file has and this release cannot run yet: lookups, joins. They are refused by
 //! name; their nodes and inputs are known all the same, so that the rest of the file is checked against them.
 
 use super::{Node, Section};
@@ -6,7 +6,7 @@ use crate::spec::cursor::Cursor;
 use crate::spec::diagnostic::Diagnostic;
 
 pub fn sections(root: &Cursor<'_>, nodes: &mut Vec<Node>) {
-    for section in [Section::Transforms, Section::Lookups, Section::Joins] {
+    for section in [Section::Lookups, Section::Joins] {
         for (name, c) in root.tables(section.key(), section.noun()) {
             root.report(
                 Diagnostic::error(

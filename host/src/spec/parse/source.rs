@@ -154,6 +154,7 @@ fn generator(c: &Cursor<'_>) -> Option<GeneratorSpec> {
         campaigns: c.integer("campaigns", 1..=10_000_000).unwrap_or(GENERATOR_CAMPAIGNS),
         users: c.integer("users", 1..=1_000_000_000).unwrap_or(GENERATOR_USERS),
         disorder_ms: c.duration_ms("disorder", 0..=DAY_MS).unwrap_or(GENERATOR_DISORDER_MS),
+        repeats_per_million: c.share_per_million("duplicates").unwrap_or(0),
         start_ms,
     })
 }

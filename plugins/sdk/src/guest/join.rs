@@ -70,10 +70,13 @@ impl<P: JoinPlugin> wit::Guest for Component<P> {
     fn pairs(
         left: Vec<types::Column>,
         right: Vec<types::Column>,
+        total_left: u32,
+        total_right: u32,
         left_rows: Vec<u32>,
         right_rows: Vec<u32>,
     ) -> Result<wit::Joined, types::Error> {
-        with(|j| j.pairs(&columns::borrow(&left), &columns::borrow(&right), &left_rows, &right_rows))
+        let (left, right) = (columns::borrow(&left), columns::borrow(&right));
+        with(|j| j.pairs(&left, &right, total_left, total_right, &left_rows, &right_rows))
     }
 
     fn unmatched(side: wit::Side, rows: Vec<types::Column>, total_rows: u32) -> Result<wit::Joined, types::Error> {

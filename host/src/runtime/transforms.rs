@@ -1,0 +1,149 @@
+//! The tasks of a transform, made from its node.
+//!
+//! ```text
+//!   inputs ─ task i to task i ─▶ NAME/steps ─ by key ─▶ NAME         filter, set, select, plugin, then deduplicate
+//!   inputs ─ task i to task i ─▶ NAME                                without deduplicate
+//!   inputs ─ by key ───────────▶ NAME                                deduplicate alone
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use millrace_core::checkpoint::OperatorState;
+use millrace_core::key;
+use millrace_core::schema::{Field, Schema};
+
+use super::deduplicate_task::{DeduplicateTask, operator_state};
+use super::edge::{Exchange, Inbox, Output};
+use super::failures::Failures;
+use super::graph::Graph;
+use super::message::{Event, RunError, TaskId};
+use super::recorder::{Recorded, Recorder};
+use super::run::Parts;
+use super::transform_task::{OpenTransformer, Steps, TransformPlugin, TransformTask};
+use crate::capture::{Captures, Kind};
+use crate::plugin::TransformerFactory;
+use crate::spec::columns;
+use crate::spec::model::TransformSpec;
+
+/// A transform, ready to be run.
+pub struct TransformNode {
+    pub name: Arc<str>,
+    pub spec: TransformSpec,
+    /// of its plugin
+    pub factory: Option<Arc<dyn TransformerFactory>>,
+    pub input: Schema,
+    pub output: Schema,
+}
+
+impl TransformNode {
+    /// The node that makes the steps before rows are deduplicated, if it is one of its own. No name has a `/`.
+    pub fn steps_name(&self) -> Option<String> {
+        (self.spec.deduplicate.is_some() && self.spec.has_steps()).then(|| format!("{}/steps", self.name))
+    }
+
+    /// How rows find the task that deduplicates them.
+    pub fn by_key(&self) -> Option<Exchange> {
+        let deduplicate = self.spec.deduplicate.as_ref()?;
+        Some(Exchange::Key { columns: deduplicate.key.iter().filter_map(|k| self.output.index_of(k)).collect() })
+    }
+
+    fn key(&self) -> Vec<Field> {
+        let key = self.spec.deduplicate.iter().flat_map(|d| &d.key);
+        key.filter_map(|name| self.output.field(name).cloned()).collect()
+    }
+}
+
+/// What a checkpoint has of each transform that keeps state.
+pub fn operator_states(nodes: &[TransformNode]) -> BTreeMap<String, OperatorState> {
+    let keeps = |node: &TransformNode| {
+        let spec = node.spec.deduplicate.as_ref()?;
+        Some((node.name.to_string(), operator_state(spec, node.key())))
+    };
+    nodes.iter().filter_map(keeps).collect()
+}
+
+/// The tasks that make the steps; none if it only deduplicates.
+pub fn step_tasks(
+    parts: &Parts,
+    node: &TransformNode,
+    tasks: usize,
+    graph: &mut Graph,
+    events: &Sender<Event>,
+    captures: &Arc<Captures>,
+) -> Result<Vec<TransformTask>, RunError> {
+    if !node.spec.has_steps() {
+        return Ok(Vec::new());
+    }
+    let name: Arc<str> = node.steps_name().map_or_else(|| Arc::clone(&node.name), Arc::from);
+    let stats = parts.stats.node(&name);
+    let each = (0..tasks).map(|task| {
+        let plugin = |steps: &Schema| match (&node.spec.plugin, &node.factory) {
+            (Some(spec), Some(factory)) => {
+                let (factory, config) = (Arc::clone(factory), spec.config.clone());
+                let offered = columns::offered_schema(steps, &spec.columns);
+                let recorded = Recorded {
+                    kind: Kind::Transform,
+                    node: &node.name,
+                    plugin: &spec.plugin,
+                    info: factory.info(),
+                    digest: factory.digest(),
+                    limits: factory.limits(),
+                    config: &config,
+                    offered: &offered,
+                };
+                let recorder = Recorder::new(captures, &parts.pipeline, &recorded);
+                let open: OpenTransformer = Box::new(move || factory.open(&config, &offered));
+                TransformPlugin::new(Arc::clone(&node.name), spec, steps, open, Arc::clone(&stats), recorder).map(Some)
+            }
+            _ => Ok(None),
+        };
+        Ok(TransformTask {
+            id: TaskId { node: Arc::clone(&name), task },
+            inbox: Inbox::new(graph.inputs(&name, task)),
+            outputs: graph.outputs(&name, task),
+            failures: Failures::new(
+                Arc::clone(&node.name),
+                "transform",
+                node.spec.on_error,
+                node.spec.consecutive_limit,
+                errors(node, task, graph),
+                Arc::clone(&stats),
+            ),
+            events: events.clone(),
+            steps: Steps::new(&node.spec, &node.input, plugin)?,
+            stats: Arc::clone(&stats),
+        })
+    });
+    each.collect()
+}
+
+/// The tasks that deduplicate, if any.
+pub fn deduplicate_tasks(
+    parts: &Parts,
+    node: &TransformNode,
+    tasks: usize,
+    graph: &mut Graph,
+    events: &Sender<Event>,
+) -> Vec<DeduplicateTask> {
+    let Some(spec) = &node.spec.deduplicate else { return Vec::new() };
+    let each = (0..tasks).map(|task| DeduplicateTask {
+        id: TaskId { node: Arc::clone(&node.name), task },
+        inbox: Inbox::new(graph.inputs(&node.name, task)),
+        outputs: graph.outputs(&node.name, task),
+        // the steps have them, if there are any
+        silent_outputs: errors(node, task, graph),
+        events: events.clone(),
+        key: node.key(),
+        within_ms: spec.within_ms,
+        key_groups: key::key_group_range(task, tasks),
+        uploader: Arc::clone(&parts.uploader),
+        stats: parts.stats.node(&node.name),
+    });
+    each.collect()
+}
+
+fn errors(node: &TransformNode, task: usize, graph: &mut Graph) -> Vec<Output> {
+    graph.outputs(&format!("{}.errors", node.name), task)
+}

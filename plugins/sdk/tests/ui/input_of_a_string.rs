@@ -1,0 +1,8 @@
+use millrace_plugin::prelude::*;
+
+#[derive(Input)]
+struct Row {
+    user_id: String,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use millrace_plugin::prelude::*;
+
+#[derive(Input)]
+struct Row {
+    count: Option<u64>,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use millrace_plugin::prelude::*;
+
+#[derive(Output)]
+struct Report {
+    clicks: usize,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use millrace_plugin::prelude::*;
+
+#[derive(State)]
+struct Clicks<'a> {
+    last_user: &'a str,
+}
+
+fn main() {}
