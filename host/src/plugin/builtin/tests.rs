@@ -239,7 +239,14 @@ proptest! {
         }
         for (answer, rows) in answers(&mut *plugin).iter().zip(&model) {
             for (aggregate, found) in aggregates.iter().zip(answer) {
-                prop_assert_eq!(found, &expected(aggregate, rows), "{}", aggregate);
+                let expected = expected(aggregate, rows);
+                if aggregate.function == Function::ApproxDistinct {
+                    // two of at most 24 values may share a register of the sketch
+                    let (found, expected): (i64, i64) = (found.parse().unwrap(), expected.parse().unwrap());
+                    prop_assert!((expected - 2..=expected).contains(&found), "{aggregate}: {found} of {expected}");
+                } else {
+                    prop_assert_eq!(found, &expected, "{}", aggregate);
+                }
             }
         }
         plugin.reset(&[0, 1, 2, 3]).unwrap();
