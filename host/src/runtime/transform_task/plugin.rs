@@ -36,6 +36,9 @@ pub struct TransformPlugin {
     appended: Vec<usize>,
     stats: Arc<NodeStats>,
     recorder: Option<Recorder>,
+    consecutive_limit: u64,
+    /// since the last call that went well at once
+    failures: u64,
 }
 
 impl TransformPlugin {
@@ -47,6 +50,7 @@ impl TransformPlugin {
         open: OpenTransformer,
         stats: Arc<NodeStats>,
         recorder: Option<Recorder>,
+        consecutive_limit: u64,
     ) -> Result<Self, RunError> {
         let plugin = open()?;
         let signature = plugin.signature();
@@ -55,7 +59,8 @@ impl TransformPlugin {
         let appended = output.fields.iter().skip(own).filter_map(|field| input.index_of(&field.name)).collect();
         let columns = columns::wanted_columns(input, &spec.columns, &signature.input);
         let input = columns.map(|(index, field)| InputColumn { index, field: field.clone() }).collect();
-        Ok(Self { node, open, input, output: output.to_arrow(), appended, plugin, stats, recorder })
+        let output = output.to_arrow();
+        Ok(Self { node, open, input, output, appended, plugin, stats, recorder, consecutive_limit, failures: 0 })
     }
 
     /// The new rows, the row that each came from (none: row for row), and the rows that failed.
@@ -78,8 +83,9 @@ impl TransformPlugin {
             }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(origins.len()));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.output), all, &options)
-            .map_err(|e| RunError::Plugin(format!("the plugin of `{}` gave columns that do not fit: {e}", self.node)))?;
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.output), all, &options).map_err(|e| {
+            RunError::Plugin(format!("the plugin of `{}` gave columns that do not fit: {e}", self.node))
+        })?;
         let failed = rejected.into_iter().map(|r| (r.row, r.reason)).collect();
         Ok((rows, (!row_for_row).then_some(origins), failed))
     }
@@ -105,7 +111,10 @@ impl TransformPlugin {
     ) -> Result<Transformed, RunError> {
         match call(&mut *self.plugin, columns, rows) {
             Err(error) if error.is_dead_instance() => self.without_the_guilty(&error, columns, rows, place),
-            other => Ok(other?),
+            other => {
+                self.failures = 0;
+                Ok(other?)
+            }
         }
     }
 
@@ -117,6 +126,14 @@ impl TransformPlugin {
         place: PlaceOf<'_>,
     ) -> Result<Transformed, RunError> {
         self.stats.plugin_failures_total.fetch_add(1, Relaxed);
+        self.failures += 1;
+        if self.failures >= self.consecutive_limit {
+            return Err(RunError::Plugin(format!(
+                "{error}; {} calls in a row have failed (consecutive_limit)\nhint: nothing is lost: the next start goes on \
+                 from the last checkpoint, with a corrected plugin or the former one",
+                self.failures
+            )));
+        }
         warn!(node = %self.node, rows, "{error}; a new instance takes over");
         self.plugin = (self.open)()?;
         let found = if error.may_be_a_row() { self.find_guilty(columns, rows) } else { Ok(Vec::new()) };
@@ -136,6 +153,8 @@ impl TransformPlugin {
             // the same call once more: a failure that has passed is forgiven
             return call(&mut *self.plugin, columns, rows).map_err(at_fault);
         }
+        // from here on the rows are counted, not the instance
+        self.failures = 0;
         let good: Vec<u32> =
             (0_u32..).take(rows).filter(|row| guilty.binary_search_by_key(row, |r| r.row).is_err()).collect();
         let done = call(&mut *self.plugin, &take_input(columns, &good)?, good.len());

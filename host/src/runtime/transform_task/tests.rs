@@ -102,7 +102,10 @@ fn signature() -> TransformSignature {
     };
     TransformSignature {
         input: vec![wanted("number", DataType::Long, false), wanted("bonus", DataType::Long, true)],
-        output: Schema::new(vec![Field::new("copy", DataType::Long, false), Field::new("number", DataType::Long, false)]),
+        output: Schema::new(vec![
+            Field::new("copy", DataType::Long, false),
+            Field::new("number", DataType::Long, false),
+        ]),
     }
 }
 
@@ -153,7 +156,7 @@ fn with_plugin(acts: Acts) -> (Steps, Arc<NodeStats>) {
             let (acts, calls) = (Arc::clone(&acts), Arc::clone(&calls));
             Ok(Box::new(Fragile { signature: signature(), acts, calls }))
         });
-        TransformPlugin::new("node".into(), &plugin, steps, open, of_plugin, None).map(Some)
+        TransformPlugin::new("node".into(), &plugin, steps, open, of_plugin, None, 5).map(Some)
     });
     (steps.unwrap(), stats)
 }
@@ -186,6 +189,16 @@ fn out_of_memory_blames_no_row_and_a_failure_that_has_passed_is_forgiven() {
     }
 }
 
+#[test]
+fn too_many_failures_in_a_row_stop_the_run() {
+    // every other call fails: each failure is forgiven, and the next batch fails again
+    let (mut steps, _) = with_plugin(Arc::new(|_, call| (call % 2 == 0).then(|| trap(true))));
+    let mut once = || steps.apply(&rows(&[4]), &|_| Place::default()).map(|_| ());
+    (1..5).for_each(|_| once().unwrap());
+    let error = once().unwrap_err().to_string();
+    assert!(error.contains("5 calls in a row have failed"), "{error}");
+}
+
 proptest! {
     /// Brute force: each row alone through the rules, written down once more.
     #[test]
@@ -207,10 +220,10 @@ proptest! {
             }
         }
         prop_assert_eq!(done.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), failed);
-        prop_assert!(done.failed.iter().all(|(row, reason)| {
-            let n = numbers_in[*row as usize];
-            reason.contains(if is_poison(n) { "poison" } else { "negative" })
-        }));
+        for (row, reason) in &done.failed {
+            let word = if is_poison(numbers_in[*row as usize]) { "poison" } else { "negative" };
+            prop_assert!(reason.contains(word));
+        }
         let made = done.rows.unwrap();
         prop_assert_eq!(numbers(&made, "n"), doubled);
         let from_all = done.from.unwrap_or_else(|| (0_u32..).take(numbers_in.len()).collect());
@@ -246,5 +259,8 @@ fn what_travels_beside_a_row_goes_with_it() {
     assert_eq!(*taken.event_time_ms, [10, 30, 30]);
     assert_eq!(*taken.origin.as_ref().unwrap().offsets, [7, 9, 9]);
     let changes = taken.changes.as_ref().unwrap();
-    assert_eq!((&*changes.kinds, &*changes.revisions), (&[Change::Insert, Change::Replace, Change::Replace][..], &[1, 3, 3][..]));
+    assert_eq!(
+        (&*changes.kinds, &*changes.revisions),
+        (&[Change::Insert, Change::Replace, Change::Replace][..], &[1, 3, 3][..])
+    );
 }
