@@ -18,25 +18,37 @@ const EVENTS: u64 = 50_000;
 /// Seldom enough to be alone in most calls, and often enough to be there.
 const POISON: &str = "user-0000000999";
 
-/// Builds `plugins/test-guests`, as it is and with its fault mended.
-fn guests() -> &'static (Vec<u8>, Vec<u8>) {
-    static GUESTS: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+struct Guests {
+    aggregation: Vec<u8>,
+    /// the same without its fault
+    mended: Vec<u8>,
+    transform: Vec<u8>,
+}
+
+/// Builds `plugins/test-guests`.
+fn guests() -> &'static Guests {
+    static GUESTS: OnceLock<Guests> = OnceLock::new();
     GUESTS.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let build = |features: &[&str], target: &str| {
+        let build = |arguments: &[&str], target: &str, file: &str| {
             let target = root.join("target").join(target);
             let built = Command::new(env!("CARGO"))
                 .args(["build", "--release", "--target", "wasm32-unknown-unknown", "-p", "millrace-test-guests"])
-                .args(features)
+                .args(arguments)
                 .arg("--target-dir")
                 .arg(&target)
                 .current_dir(&root)
                 .env_remove("RUSTFLAGS")
                 .status();
             assert!(built.unwrap().success(), "the guest does not build");
-            std::fs::read(target.join("wasm32-unknown-unknown/release/millrace_test_guests.wasm")).unwrap()
+            std::fs::read(target.join("wasm32-unknown-unknown/release").join(file)).unwrap()
         };
-        (build(&[], "test-guests"), build(&["--features", "mended"], "test-guests-mended"))
+        let aggregation = "millrace_test_guests.wasm";
+        Guests {
+            aggregation: build(&["--lib"], "test-guests", aggregation),
+            mended: build(&["--lib", "--features", "mended"], "test-guests-mended", aggregation),
+            transform: build(&["--example", "transform"], "test-guests", "examples/transform.wasm"),
+        }
     })
 }
 
@@ -47,6 +59,22 @@ struct Case {
 impl Case {
     /// A hostile aggregation and a healthy one over one source.
     fn new(mode: &str, on_error: &str) -> Self {
+        let hostile = format!(
+            r#"
+[aggregations.hostile]
+inputs = ["events"]
+key = ["campaign_id"]
+window = {{ type = "tumbling", size = "10s" }}
+plugin = "guest"
+config = {{ mode = "{mode}" }}
+columns = {{ kind = "user_id", value = "revenue" }}
+on_error = "{on_error}"
+"#
+        );
+        Self::with(&hostile, &guests().aggregation)
+    }
+
+    fn with(hostile: &str, guest: &[u8]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
             r#"
@@ -76,14 +104,7 @@ users = 10_000
 start = "2026-01-31T12:00:00Z"
 schema = "ad_event"
 event_time = "timestamp"
-[aggregations.hostile]
-inputs = ["events"]
-key = ["campaign_id"]
-window = {{ type = "tumbling", size = "10s" }}
-plugin = "guest"
-config = {{ mode = "{mode}" }}
-columns = {{ kind = "user_id", value = "revenue" }}
-on_error = "{on_error}"
+{hostile}
 [aggregations.healthy]
 inputs = ["events"]
 key = ["campaign_id"]
@@ -107,8 +128,8 @@ format = "jsonl"
 "#
         );
         std::fs::write(dir.path().join("pipeline.toml"), text).unwrap();
-        std::fs::write(dir.path().join("guest.wasm"), &guests().0).unwrap();
-        std::fs::write(dir.path().join("mended.wasm"), &guests().1).unwrap();
+        std::fs::write(dir.path().join("guest.wasm"), guest).unwrap();
+        std::fs::write(dir.path().join("mended.wasm"), &guests().mended).unwrap();
         Self { dir }
     }
 
@@ -223,6 +244,34 @@ fn a_failure_that_is_no_rows_stops_the_run_with_a_capture() {
     let json = again.json();
     assert_eq!((again.code, &json["verdict"]), (Some(1), &Value::from("it fails with the same error")), "{json}");
     assert_eq!(json["error"], json["captured_error"]);
+}
+
+#[test]
+fn transforms_are_captured_and_replayed() {
+    let hostile = format!(
+        r#"
+[transforms.hostile]
+inputs = ["events"]
+filter = "event_type <> 'click'"
+plugin = "guest"
+config = {{ mode = "panics-on-{POISON}" }}
+columns = {{ word = "user_id", value = "revenue" }}
+on_error = "dead-letter"
+"#
+    );
+    let case = Case::with(&hostile, &guests().transform);
+    let ran = case.run();
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(case.sum("healthy", "events"), EVENTS);
+    let letters = case.rows("letters");
+    assert!(!letters.is_empty() && letters.iter().all(|l| l["row"].as_str().unwrap().contains(POISON)), "{letters:?}");
+    let again = case.millrace(&["replay", "state/captures/hostile-0001", "--format", "json"]);
+    let json = again.json();
+    assert_eq!((again.code, &json["verdict"]), (Some(1), &Value::from("it fails with the same error")), "{json}");
+    assert_eq!(json["guilty"][0]["values"]["word"], POISON);
+    let place = &json["captured_guilty"][0];
+    let captured = letters.iter().any(|l| l["partition"] == place["partition"] && l["offset"] == place["offset"]);
+    assert!(captured, "{place} is in none of {letters:?}");
 }
 
 /// Where rows may not be dropped, the run stops at the first and names it.

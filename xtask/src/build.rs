@@ -8,7 +8,11 @@ use anyhow::{Context, Result};
 use crate::{needs, shell};
 
 /// Package, the file cargo makes of it, and its name below `target/plugins`.
-const PLUGINS: [(&str, &str); 2] = [("campaign-metrics", "campaign_metrics.wasm"), ("touchpoints", "touchpoints.wasm")];
+const PLUGINS: [(&str, &str); 3] = [
+    ("campaign-metrics", "campaign_metrics.wasm"),
+    ("event-cleaner", "event_cleaner.wasm"),
+    ("touchpoints", "touchpoints.wasm"),
+];
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 pub fn run() -> Result<()> {
@@ -22,18 +26,11 @@ pub fn plugins() -> Result<()> {
     build_plugins()
 }
 
-/// Plugins are small: whole-program optimisation costs them seconds, and the host nothing, since the settings go by the
-/// environment and the guest's target has a folder of its own.
 fn build_plugins() -> Result<()> {
     let folder = shell::target().join("plugins");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     for (package, file) in PLUGINS {
-        shell::run(
-            shell::cargo()
-                .args(["build", "--release", "--target", WASM_TARGET, "-p", package])
-                .env("CARGO_PROFILE_RELEASE_LTO", "true")
-                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
-        )?;
+        build_guests(&["-p", package])?;
         let built = shell::target().join(WASM_TARGET).join("release").join(file);
         // beside it first: a running pipeline never sees half a file
         let fresh = folder.join(format!("{file}.new"));
@@ -43,8 +40,21 @@ fn build_plugins() -> Result<()> {
     Ok(())
 }
 
+/// Plugins are small: whole-program optimisation costs them seconds, and the host nothing, since the settings go by the
+/// environment and the guest's target has a folder of its own.
+fn build_guests(what: &[&str]) -> Result<()> {
+    shell::run(
+        shell::cargo()
+            .args(["build", "--release", "--target", WASM_TARGET])
+            .args(what)
+            .env("CARGO_PROFILE_RELEASE_LTO", "true")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+    )
+}
+
 pub fn bench(arguments: &[String]) -> Result<ExitCode> {
     run()?;
+    build_guests(&["-p", "millrace-sdk-guests", "--examples"])?;
     let status = shell::status(
         shell::cargo()
             .args(["run", "--release", "-p", "millrace-tests", "--features", "bench", "--bin", "bench", "--"])

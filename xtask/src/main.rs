@@ -23,7 +23,8 @@ cargo xtask <chore>
   test [FILTER] [--no-kafka]   unit, property, golden and end-to-end tests (CI=true: nothing may be skipped)
   build                        the release binary and the plugins (target/release/millrace, target/plugins)
   plugins                      the plugins only
-  bench [ARGS…]                events/s, CPU-seconds per million events, RSS, and the sandbox's share
+  bench [ARGS…]                events/s, CPU-seconds per million events, RSS, and the sandbox's share; plugins by themselves
+  bench plugins                only these: ns per row by batch size beside native, and their start
   lint                         rustfmt, clippy, cargo-deny where installed
   kafka start [--port P] | stop | status
                                a real Apache Kafka from Maven jars, on loopback

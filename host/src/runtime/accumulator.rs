@@ -363,10 +363,14 @@ impl Accumulator {
         if let Some((columns, groups)) = asked.merged {
             state.push(StateChunk { columns: columns.to_vec(), groups: groups.to_vec(), next: None });
         } else {
-            let wanted = |slot: &u32| asked.slots.is_none_or(|slots| slots.contains(slot));
-            let held = |sequence, of: &[u32]| {
-                let rows = self.still_in(sequence, of).unwrap_or_else(|| (0_u32..).take(of.len()).collect());
-                rows.into_iter().filter(|row| pick(of, &[*row]).iter().all(wanted)).collect::<Vec<u32>>()
+            let mut wanted = asked.slots.map(<[u32]>::to_vec);
+            wanted.iter_mut().for_each(|slots| slots.sort_unstable());
+            let held = |sequence, of: &[u32]| -> Vec<u32> {
+                let mut rows = self.still_in(sequence, of).unwrap_or_else(|| (0_u32..).take(of.len()).collect());
+                if let Some(wanted) = &wanted {
+                    rows.retain(|row| of.get(*row as usize).is_some_and(|slot| wanted.binary_search(slot).is_ok()));
+                }
+                rows
             };
             for exported in self.exported.values().flatten() {
                 let rows = held(exported.sequence, &exported.slots);

@@ -22,7 +22,6 @@ impl Plugin for Counts {
     type Accumulator = Self;
 }
 
-#[cfg(target_arch = "wasm32")]
 millrace_plugin::export_aggregation!(Counts);
 
 const NAMES: [&str; 3] = ["impressions", "clicks", "conversions"];
@@ -84,10 +83,8 @@ impl Accumulator for Counts {
     }
 
     fn signature(&self) -> Signature {
-        let wanted = |name, data_type, nullable| Wanted {
-            field: Field::new(name, data_type, nullable),
-            optional: false,
-        };
+        let wanted =
+            |name, data_type, nullable| Wanted { field: Field::new(name, data_type, nullable), optional: false };
         Signature {
             input: vec![wanted("event_type", DataType::Utf8, false), wanted("revenue", DataType::Float64, true)],
             state: fields(),

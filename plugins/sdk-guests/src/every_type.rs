@@ -1,5 +1,7 @@
 //! Every type of the interface as input (never null, nullable and missing), state and result: a group keeps its last row.
 
+#![allow(clippy::clone_on_copy, clippy::map_identity, reason = "the macro does not know the types")]
+
 use millrace_plugin::prelude::*;
 
 macro_rules! every {

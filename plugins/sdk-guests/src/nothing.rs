@@ -10,7 +10,6 @@ impl Plugin for Nothing {
     type Accumulator = Self;
 }
 
-#[cfg(target_arch = "wasm32")]
 millrace_plugin::export_aggregation!(Nothing);
 
 impl Accumulator for Nothing {
@@ -23,10 +22,8 @@ impl Accumulator for Nothing {
     }
 
     fn signature(&self) -> Signature {
-        let wanted = |name, data_type, nullable| Wanted {
-            field: Field::new(name, data_type, nullable),
-            optional: false,
-        };
+        let wanted =
+            |name, data_type, nullable| Wanted { field: Field::new(name, data_type, nullable), optional: false };
         Signature {
             input: vec![wanted("event_type", DataType::Utf8, false), wanted("revenue", DataType::Float64, true)],
             state: Vec::new(),

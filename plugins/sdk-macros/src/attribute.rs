@@ -164,9 +164,7 @@ impl Arguments {
 
     fn text(&self, wanted: &str) -> Result<&LitStr> {
         let found = self.given.iter().find(|(key, _)| key == wanted).and_then(|(_, value)| value.as_ref());
-        found.ok_or_else(|| {
-            Error::new(proc_macro2::Span::call_site(), format!("`{wanted} = \"…\"` is missing"))
-        })
+        found.ok_or_else(|| Error::new(proc_macro2::Span::call_site(), format!("`{wanted} = \"…\"` is missing")))
     }
 
     fn name(&self) -> Result<&LitStr> {
@@ -267,7 +265,6 @@ pub fn expand(kind: &Kind, arguments: &Arguments, mut item: ItemImpl) -> Result<
             type #associated = #lowered<#ty>;
         }
 
-        #[cfg(target_arch = "wasm32")]
         #export!(#ty);
     })
 }
@@ -284,12 +281,7 @@ fn function<'a>(item: &'a mut ItemImpl, name: &str) -> Option<&'a mut ImplItemFn
 }
 
 /// The compiler would say what is wrong with a signature in terms of the trait; this says what to write.
-fn check_parameters(
-    written: &mut ImplItemFn,
-    takes: Option<Receiver>,
-    parameters: usize,
-    form: &str,
-) -> Result<()> {
+fn check_parameters(written: &mut ImplItemFn, takes: Option<Receiver>, parameters: usize, form: &str) -> Result<()> {
     let wrong = Error::new(written.sig.ident.span(), format!("write `{form}`"));
     let mut inputs = written.sig.inputs.iter_mut().peekable();
     if let Some(takes) = takes {

@@ -18,7 +18,7 @@ pub trait Config: Sized + Send + 'static {
 /// The type of one option.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an option",
-    note = "options are i64, u32, f64, bool, String, Distinct, or an Option of these"
+    note = "options are i64, u32, f64, bool, String, Vec<String>, Distinct, or an Option of these"
 )]
 pub trait ConfigValue: Sized {
     fn schema() -> Value;
@@ -108,6 +108,16 @@ options! {
         Some("hll") => Some(Self::Hll),
         _ => None,
     };
+}
+
+impl ConfigValue for Vec<String> {
+    fn schema() -> Value {
+        json!({ "type": "array", "items": { "type": "string" } })
+    }
+    fn parse(value: &Value) -> Result<Self, String> {
+        let texts = value.as_array().and_then(|all| all.iter().map(|v| v.as_str().map(String::from)).collect());
+        texts.ok_or_else(|| format!("a list of strings is wanted, found {value}"))
+    }
 }
 
 impl<T: ConfigValue> ConfigValue for Option<T> {

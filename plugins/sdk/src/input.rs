@@ -36,8 +36,12 @@ pub trait InputField<'a>: Sized {
 
 /// A value that is not null by itself.
 #[doc(hidden)]
-#[diagnostic::on_unimplemented(message = "`Option<{Self}>` cannot be read from a column")]
-pub trait Required {}
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read from a column",
+    label = "not an input type",
+    note = "input fields are &str, &[u8], i64, i32, f64, f32, bool, Timestamp, Timestamptz, Date, Decimal<P, S>, &[i64], &[f64], Strings, or an Option of these"
+)]
+pub trait Required<'a>: InputField<'a> {}
 
 fn other(wanted: DataType, found: &DataRef<'_>) -> String {
     format!("is {}, not {wanted}", found.kind())
@@ -54,14 +58,21 @@ fn full<'a, T>(values: &'a [T], width: usize, column: &ColumnRef<'_>, rows: usiz
 
 fn no_nulls(column: &ColumnRef<'_>, rows: usize) -> Result<(), String> {
     match column.validity {
-        Some(bits) if (0..rows).any(|i| !bit(bits, i)) => Err("holds a null, and the plugin takes none".into()),
+        Some(bits) if !all_set(bits, rows) => Err("holds a null, and the plugin takes none".into()),
         _ => Ok(()),
     }
 }
 
+/// Whether the first `rows` bits are all 1.
+fn all_set(bits: &[u8], rows: usize) -> bool {
+    let (whole, rest) = (rows / 8, rows % 8);
+    bits.get(..whole).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0xFF))
+        && (0..rest).all(|i| bit(bits, whole * 8 + i))
+}
+
 macro_rules! numbers {
     ($($rust:ty, $data:ident, $type:expr, $wrap:expr;)+) => { $(
-        impl Required for $rust {}
+        impl Required<'_> for $rust {}
         impl<'a> InputField<'a> for $rust {
             const TYPE: DataType = $type;
             const NULLABLE: bool = false;
@@ -98,7 +109,7 @@ numbers! {
     Timestamptz, Timestamptz, DataType::Timestamptz, Timestamptz;
 }
 
-impl<const P: u8, const S: u8> Required for Decimal<P, S> {}
+impl<const P: u8, const S: u8> Required<'_> for Decimal<P, S> {}
 impl<'a, const P: u8, const S: u8> InputField<'a> for Decimal<P, S> {
     const TYPE: DataType = DataType::Decimal { precision: P, scale: S };
     const NULLABLE: bool = false;
@@ -115,7 +126,7 @@ impl<'a, const P: u8, const S: u8> InputField<'a> for Decimal<P, S> {
     }
 }
 
-impl Required for bool {}
+impl Required<'_> for bool {}
 impl<'a> InputField<'a> for bool {
     const TYPE: DataType = DataType::Boolean;
     const NULLABLE: bool = false;
@@ -164,7 +175,7 @@ impl<'a> Strings<'a> {
         self.offsets.len().saturating_sub(1)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &'a str> {
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let strings = *self;
         (0..strings.len()).map(move |i| strings.at(i))
     }
@@ -186,7 +197,7 @@ pub enum StringReader<'a> {
     Dictionary { keys: &'a [u32], values: Strings<'a> },
 }
 
-impl Required for &str {}
+impl<'a> Required<'a> for &'a str {}
 impl<'a> InputField<'a> for &'a str {
     const TYPE: DataType = DataType::Utf8;
     const NULLABLE: bool = false;
@@ -222,7 +233,7 @@ impl<'a> InputField<'a> for &'a str {
     }
 }
 
-impl Required for &[u8] {}
+impl<'a> Required<'a> for &'a [u8] {}
 impl<'a> InputField<'a> for &'a [u8] {
     const TYPE: DataType = DataType::Binary;
     const NULLABLE: bool = false;
@@ -242,15 +253,14 @@ impl<'a> InputField<'a> for &'a [u8] {
 
 /// Offsets of `rows` values never decrease and stay within what they cut.
 fn check_offsets(offsets: &[u32], length: usize, rows: usize) -> Result<(), String> {
-    let fits = offsets.len() == rows + 1
-        && offsets.is_sorted()
-        && offsets.last().is_some_and(|last| *last as usize <= length);
+    let fits =
+        offsets.len() == rows + 1 && offsets.is_sorted() && offsets.last().is_some_and(|last| *last as usize <= length);
     if fits { Ok(()) } else { Err("has offsets that do not fit".into()) }
 }
 
 macro_rules! lists {
     ($($rust:ty, $data:ident;)+) => { $(
-        impl Required for &[$rust] {}
+        impl<'a> Required<'a> for &'a [$rust] {}
         impl<'a> InputField<'a> for &'a [$rust] {
             const TYPE: DataType = DataType::$data;
             const NULLABLE: bool = false;
@@ -277,7 +287,7 @@ lists! {
     f64, ListFloat64;
 }
 
-impl Required for Strings<'_> {}
+impl<'a> Required<'a> for Strings<'a> {}
 impl<'a> InputField<'a> for Strings<'a> {
     const TYPE: DataType = DataType::ListUtf8;
     const NULLABLE: bool = false;
@@ -299,7 +309,7 @@ impl<'a> InputField<'a> for Strings<'a> {
     }
 }
 
-impl<'a, T: InputField<'a> + Required> InputField<'a> for Option<T> {
+impl<'a, T: Required<'a>> InputField<'a> for Option<T> {
     const TYPE: DataType = T::TYPE;
     const NULLABLE: bool = true;
     /// none: the column is missing
@@ -335,4 +345,20 @@ pub fn bytes_at(bytes: BytesRef<'_>, row: usize) -> Option<&[u8]> {
 pub fn range_at(offsets: &[u32], row: usize) -> Option<Range<usize>> {
     let (start, end) = (*offsets.get(row)? as usize, *offsets.get(row + 1)? as usize);
     (start <= end).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn all_bits_are_looked_at_and_no_other(holes in proptest::collection::vec(0..40usize, 0..2), rows in 0..40usize) {
+            let mut bits = [0xFF_u8; 5];
+            holes.iter().for_each(|hole| bits[hole / 8] &= !(1 << (hole % 8)));
+            prop_assert_eq!(all_set(&bits, rows), holes.iter().all(|hole| *hole >= rows));
+            prop_assert!(!all_set(&bits, 41));
+        }
+    }
 }

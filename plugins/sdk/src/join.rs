@@ -126,6 +126,26 @@ pub trait JoinPlugin {
     type Joiner: Joiner;
 }
 
+/// Makes the crate a component of a type that implements [`JoinPlugin`](crate::join::JoinPlugin); `#[join]` writes this
+/// for the row style. Natively it only checks the type.
+#[macro_export]
+macro_rules! export_join {
+    ($plugin:ty) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            type Component = $crate::guest::join::Component<$plugin>;
+            $crate::guest::join::bindings::export_world!(
+                Component with_types_in $crate::guest::join::bindings
+            );
+        };
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::join::exportable::<$plugin>();
+    };
+}
+
+#[doc(hidden)]
+pub const fn exportable<P: JoinPlugin>() {}
+
 /// Lowers a [`Join`] to a [`Joiner`].
 pub struct Pairs<J>(J);
 

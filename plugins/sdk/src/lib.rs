@@ -33,6 +33,74 @@
 //! # fn main() {}
 //! ```
 //!
+//! `#[derive(Input)]`, `State`, `Output` and `Config` read the struct's fields; [`aggregation`], [`transform`] and [`join`]
+//! show each kind whole. What a field may be:
+//!
+//! | column | input | state and result |
+//! |---|---|---|
+//! | `boolean`, `int`, `long`, `float`, `double` | `bool`, `i32`, `i64`, `f32`, `f64` | the same |
+//! | `decimal(P,S)`, `date`, `timestamp`, `timestamptz` | [`Decimal<P, S>`](value::Decimal), [`Date`](value::Date), [`Timestamp`](value::Timestamp), [`Timestamptz`](value::Timestamptz) | the same |
+//! | `string`, `binary` | `&str`, `&[u8]` | `String`, `Vec<u8>` |
+//! | `list<long>`, `list<double>`, `list<string>` | `&[i64]`, `&[f64]`, [`Strings`](input::Strings) | `Vec<i64>`, `Vec<f64>`, `Vec<String>` |
+//! | with nulls | an `Option` of these; `#[input(optional)]` lets the column be missing | an `Option` of these |
+//! | several columns | | state only: [`DistinctCount`](distinct::DistinctCount), [`TopK`](topk::TopK), [`Latest`](by_time::Latest), [`Earliest`](by_time::Earliest) |
+//!
+//! # Options
+//!
+//! ```
+//! use millrace_plugin::prelude::*;
+//!
+//! #[derive(Config)]
+//! struct Options {
+//!     #[config(default = 10)]
+//!     top: u32,
+//!     /// may be left out
+//!     ignored: Option<Vec<String>>,
+//!     unique_users: Distinct,
+//! }
+//! # fn main() {
+//! let options: Options = millrace_plugin::config::parse(r#"{"unique_users": "hll"}"#).unwrap();
+//! assert_eq!((options.top, options.ignored, options.unique_users), (10, None, Distinct::Hll));
+//! let error = millrace_plugin::config::parse::<Options>(r#"{"unique_users": "some"}"#).err();
+//! assert_eq!(error.unwrap(), r#"option `unique_users`: "exact" or "hll" is wanted, found "some""#);
+//! # }
+//! ```
+//!
+//! # Testing
+//!
+//! A plugin is plain Rust: with the crate type `["cdylib", "rlib"]`, `cargo test` calls its functions natively. What the
+//! host does with it (batches, windows, exported state) is behind [`Plugin`](aggregation::Plugin):
+//!
+//! ```
+//! # use millrace_plugin::prelude::*;
+//! # #[derive(Input)] struct Row { n: i64 }
+//! # #[derive(State, Default)] struct Total { n: i64 }
+//! # #[derive(Output)] struct Report { n: i64 }
+//! # #[aggregation(name = "total", version = "1.0.0")]
+//! # impl Aggregation for Total {
+//! #     type Input<'a> = Row;
+//! #     type Output = Report;
+//! #     fn update(&mut self, row: Row) { self.n += row.n; }
+//! #     fn merge(&mut self, other: &Self) { self.n += other.n; }
+//! #     fn evaluate(&self, _: &Window) -> Report { Report { n: self.n } }
+//! # }
+//! use millrace_plugin::aggregation::{Accumulator, Plugin};
+//! use millrace_plugin::column::{ColumnData, ColumnRef, DataRef, DataType, Field};
+//!
+//! # fn main() {
+//! let offered = [Field::new("n", DataType::Int64, false)];
+//! let mut total = <Total as Plugin>::Accumulator::open("", &offered).unwrap();
+//! let rows = ColumnRef { data: DataRef::Int64(&[1, 2, 3]), validity: None };
+//! total.update(&[rows], &[0, 1, 0], 2).unwrap();
+//! let state = total.state(&[0, 1], 0, 1 << 20).unwrap();
+//! assert_eq!(state.columns[0].data, ColumnData::Int64(vec![4, 2]));
+//! # }
+//! ```
+//!
+//! A panic ends the instance; its message and place reach the host's log and the error.
+//!
+//! # Modules
+//!
 //! In the order that data flows:
 //!
 //! | module | owns |

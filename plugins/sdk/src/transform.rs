@@ -116,6 +116,26 @@ pub trait TransformPlugin {
     type Transformer: Transformer;
 }
 
+/// Makes the crate a component of a type that implements [`TransformPlugin`](crate::transform::TransformPlugin); `#[transform]` writes this
+/// for the row style. Natively it only checks the type.
+#[macro_export]
+macro_rules! export_transform {
+    ($plugin:ty) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            type Component = $crate::guest::transform::Component<$plugin>;
+            $crate::guest::transform::bindings::export_world!(
+                Component with_types_in $crate::guest::transform::bindings
+            );
+        };
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::transform::exportable::<$plugin>();
+    };
+}
+
+#[doc(hidden)]
+pub const fn exportable<P: TransformPlugin>() {}
+
 /// Lowers a [`Transform`] to a [`Transformer`].
 pub struct Rows<T>(T);
 

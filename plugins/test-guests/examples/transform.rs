@@ -107,6 +107,7 @@ impl Guest for Component {
             let copies = match word.as_str() {
                 "drop" => 0,
                 "twice" => 2,
+                word if mode.strip_prefix("panics-on-") == Some(word) => panic!("this row has no budget"),
                 "bad" => {
                     rejected.push(Rejected { row: row as u32, reason: "bad word".to_owned() });
                     0

@@ -27,20 +27,6 @@ fn with<R>(f: impl FnOnce(&mut dyn Accumulator) -> Result<R, column::Error>) -> 
     INSTANCE.with(|instance| super::with(instance, f))
 }
 
-/// Makes the crate a component of a type that implements [`Plugin`](crate::aggregation::Plugin); `#[aggregation]` writes
-/// this for the row style. Only for wasm32.
-#[macro_export]
-macro_rules! export_aggregation {
-    ($plugin:ty) => {
-        const _: () = {
-            type Component = $crate::guest::aggregation::Component<$plugin>;
-            $crate::guest::aggregation::bindings::export_world!(
-                Component with_types_in $crate::guest::aggregation::bindings
-            );
-        };
-    };
-}
-
 /// The exported functions, for the plugin `P`.
 pub struct Component<P>(std::marker::PhantomData<P>);
 

@@ -5,12 +5,7 @@ use crate::column::{self, Bytes, BytesRef, ColumnRef, DataRef, List};
 use crate::plugin::{Info, Rejected};
 
 pub(super) fn info(info: Info) -> types::PluginInfo {
-    types::PluginInfo {
-        name: info.name,
-        version: info.version,
-        config_schema: info.config_schema,
-        hints: Vec::new(),
-    }
+    types::PluginInfo { name: info.name, version: info.version, config_schema: info.config_schema, hints: Vec::new() }
 }
 
 /// Strings come as the host has them: the readers take both forms.

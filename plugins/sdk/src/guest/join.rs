@@ -30,18 +30,6 @@ fn with(f: impl FnOnce(&mut dyn Joiner) -> Result<Joined, column::Error>) -> Res
     Ok(wit::Joined { columns: columns::columns_out(joined.columns), origins: joined.origins })
 }
 
-/// Makes the crate a component of a type that implements [`JoinPlugin`]; `#[join]` writes this for the row style. Only
-/// for wasm32.
-#[macro_export]
-macro_rules! export_join {
-    ($plugin:ty) => {
-        const _: () = {
-            type Component = $crate::guest::join::Component<$plugin>;
-            $crate::guest::join::bindings::export_world!(Component with_types_in $crate::guest::join::bindings);
-        };
-    };
-}
-
 /// The exported functions, for the plugin `P`.
 pub struct Component<P>(std::marker::PhantomData<P>);
 
@@ -50,11 +38,7 @@ impl<P: JoinPlugin> wit::Guest for Component<P> {
         columns::info(P::Joiner::info())
     }
 
-    fn open(
-        config: String,
-        left: Vec<types::Field>,
-        right: Vec<types::Field>,
-    ) -> Result<wit::Signature, types::Error> {
+    fn open(config: String, left: Vec<types::Field>, right: Vec<types::Field>) -> Result<wit::Signature, types::Error> {
         super::report_panics();
         let joiner = P::Joiner::open(&config, &columns::fields_in(left), &columns::fields_in(right));
         let joiner = joiner.map_err(columns::error)?;

@@ -24,20 +24,6 @@ thread_local! {
     static INSTANCE: Slot<dyn Transformer> = const { Slot::new(None) };
 }
 
-/// Makes the crate a component of a type that implements [`TransformPlugin`]; `#[transform]` writes this for the row
-/// style. Only for wasm32.
-#[macro_export]
-macro_rules! export_transform {
-    ($plugin:ty) => {
-        const _: () = {
-            type Component = $crate::guest::transform::Component<$plugin>;
-            $crate::guest::transform::bindings::export_world!(
-                Component with_types_in $crate::guest::transform::bindings
-            );
-        };
-    };
-}
-
 /// The exported functions, for the plugin `P`.
 pub struct Component<P>(std::marker::PhantomData<P>);
 
