@@ -66,7 +66,12 @@ fn open(name: &str, _: &spec::model::PluginSpec, config: &str, offered: &Schema)
 }
 
 /// A transform plugin that splits `text` into `word` and `text`, and wants `lang` if there is one.
-fn open_transform(name: &str, _: &spec::model::PluginSpec, config: &str, _: &Schema) -> Result<TransformSignature, String> {
+fn open_transform(
+    name: &str,
+    _: &spec::model::PluginSpec,
+    config: &str,
+    _: &Schema,
+) -> Result<TransformSignature, String> {
     let field = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
     if name == "touchpoints" {
         let wanted = |field| Wanted { field, dictionary: false, optional: false };
@@ -76,7 +81,10 @@ fn open_transform(name: &str, _: &spec::model::PluginSpec, config: &str, _: &Sch
                 wanted(field("platform", DataType::String, true)),
                 wanted(field("revenue", DataType::Double, true)),
             ],
-            output: Schema::new(vec![field("touch", DataType::String, false), field("weight", DataType::Double, false)]),
+            output: Schema::new(vec![
+                field("touch", DataType::String, false),
+                field("weight", DataType::Double, false),
+            ]),
         });
     }
     if name != "splitter" {
@@ -85,11 +93,8 @@ fn open_transform(name: &str, _: &spec::model::PluginSpec, config: &str, _: &Sch
     if config.contains("wrong") {
         return Err("`by` must be one character".into());
     }
-    let wanted = |name: &str, optional| Wanted {
-        field: Field::new(name, DataType::String, false),
-        dictionary: false,
-        optional,
-    };
+    let wanted =
+        |name: &str, optional| Wanted { field: Field::new(name, DataType::String, false), dictionary: false, optional };
     let string = |name: &str| Field::new(name, DataType::String, false);
     Ok(TransformSignature {
         input: vec![wanted("text", false), wanted("lang", true)],

@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use super::aggregate_task::{Export, StateUploader};
 use super::coordinator::CheckpointLog;
 use super::message::{Event, OperatorPart, Part, RunError};
-use super::transforms::TransformNode;
-use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode, StateReader};
+use super::read_state::StateReader;
+use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode};
 use super::stats::RunStats;
+use super::transforms::TransformNode;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
 use crate::cli::open::Opened;
 use crate::clock::{Clock, SystemClock};
@@ -30,11 +31,11 @@ use crate::sink::kafka::KafkaSink;
 use crate::source::Connector;
 use crate::source::generator::GeneratorConnector;
 use crate::source::kafka::KafkaConnector;
+use crate::spec::columns;
 use crate::spec::model::{
     AggregationSpec, ConnectorSpec, Format, IcebergSinkSpec, Location, Pipeline, SinkKind, SinkSpec, SourceSpec,
     TransformSpec,
 };
-use crate::spec::columns;
 
 impl From<CheckpointError> for RunError {
     fn from(error: CheckpointError) -> Self {
@@ -187,9 +188,13 @@ fn open_transform(
 ) -> Result<TransformNode, RunError> {
     let factory = match &spec.plugin {
         None => None,
-        Some(plugin) => Some(opened.transformers.get(&plugin.plugin).cloned().ok_or_else(|| {
-            RunError::Internal(format!("plugin `{}` was not opened", plugin.plugin))
-        })?),
+        Some(plugin) => Some(
+            opened
+                .transformers
+                .get(&plugin.plugin)
+                .cloned()
+                .ok_or_else(|| RunError::Internal(format!("plugin `{}` was not opened", plugin.plugin)))?,
+        ),
     };
     Ok(TransformNode { name: Arc::from(name), spec: spec.clone(), factory, input, output })
 }
@@ -261,7 +266,8 @@ fn open_iceberg(
     let sink = runtime.block_on(IcebergSink::open(&pipeline.name, name, iceberg, opened, input, runtime.clone()))?;
     let claim = sink.found_claim()?;
     // Results are few: one task writes them to one file a commit. Events are many.
-    let results = |input: &str| pipeline.upstream(input).iter().any(|n| pipeline.aggregations.iter().any(|(a, _)| a == n));
+    let results =
+        |input: &str| pipeline.upstream(input).iter().any(|n| pipeline.aggregations.iter().any(|(a, _)| a == n));
     let from_sources = spec.inputs.iter().any(|i| !columns::is_side_stream(i) && !results(i));
     let every = iceberg.commit_interval_ms.checked_div(pipeline.checkpoint.interval_ms).unwrap_or(1).max(1);
     let (writers, hasher) = (Arc::clone(&sink), Arc::clone(&sink));

@@ -78,11 +78,8 @@ impl TransformTask {
         let batch = whole(rows)?;
         self.stats.rows_in_total.fetch_add(batch.num_rows() as u64, Relaxed);
         let done = self.steps.apply(&batch.rows, &|row| place(&batch, row))?;
-        let failed = done
-            .failed
-            .into_iter()
-            .map(|(row, reason)| (row as usize, FailedRow::of(&batch, row, reason)))
-            .collect();
+        let failed =
+            done.failed.into_iter().map(|(row, reason)| (row as usize, FailedRow::of(&batch, row, reason))).collect();
         if let Err(hangup) = self.failures.handle(batch.num_rows(), failed)? {
             return Ok(Err(hangup));
         }

@@ -147,7 +147,8 @@ impl<'a> Drawing<'a> {
         if let Some(plugin) = &spec.plugin {
             let text = self.plugin(&plugin.plugin, &plugin.config);
             self.line(&inner, &text);
-            if let (Some(signature), Some(input)) = (resolved.transform_signatures.get(name), resolved.steps.get(name)) {
+            if let (Some(signature), Some(input)) = (resolved.transform_signatures.get(name), resolved.steps.get(name))
+            {
                 let reads = reads(&signature.input, &plugin.columns, input);
                 self.line(&inner, &format!("reads {reads}"));
             }

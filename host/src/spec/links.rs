@@ -171,9 +171,12 @@ fn deduplicated_results(doc: &Document<'_>, draft: &Draft, edges: &[Edge]) {
         }
         if let Some(edge) = edges.iter().find(|e| e.to == index && has_aggregation(e.from, &draft.nodes, edges)) {
             doc.report(
-                Diagnostic::error(doc.spans.key(&path), format!("`{}` would deduplicate an aggregation's results", node.name))
-                    .context(edge.place.clone(), "results come from here")
-                    .hint("deduplicate the events, before the aggregation: it gives one row per key and window"),
+                Diagnostic::error(
+                    doc.spans.key(&path),
+                    format!("`{}` would deduplicate an aggregation's results", node.name),
+                )
+                .context(edge.place.clone(), "results come from here")
+                .hint("deduplicate the events, before the aggregation: it gives one row per key and window"),
             );
         }
     }
@@ -328,7 +331,8 @@ fn memory(doc: &Document<'_>, draft: &Draft) {
     let limit = draft.head.state.memory_limit_bytes;
     for (name, plugin) in &draft.plugins {
         let Some(bytes) = plugin.memory_bytes else { continue };
-        let of_transforms = draft.transforms.iter().filter_map(|(_, spec)| spec.plugin.as_ref()).filter(|p| p.plugin == *name);
+        let of_transforms =
+            draft.transforms.iter().filter_map(|(_, spec)| spec.plugin.as_ref()).filter(|p| p.plugin == *name);
         let users = draft.aggregations.iter().filter(|(_, aggregation)| aggregation.plugin == *name).count()
             + of_transforms.count();
         let tasks = u64::try_from(users.saturating_mul(draft.head.parallelism)).unwrap_or(u64::MAX);

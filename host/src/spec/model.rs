@@ -286,14 +286,16 @@ impl TransformSpec {
 impl Pipeline {
     /// Every node that runs a plugin, and the plugin's name in the file.
     pub fn plugin_nodes(&self) -> impl Iterator<Item = (&str, &str)> {
-        let transforms = self.transforms.iter().filter_map(|(name, t)| Some((name.as_str(), t.plugin.as_ref()?.plugin.as_str())));
+        let transforms =
+            self.transforms.iter().filter_map(|(name, t)| Some((name.as_str(), t.plugin.as_ref()?.plugin.as_str())));
         transforms.chain(self.aggregations.iter().map(|(name, a)| (name.as_str(), a.plugin.as_str())))
     }
 
     /// The inputs of an operator; a source has none.
     pub fn inputs_of(&self, node: &str) -> &[String] {
         let transform = self.transforms.iter().find(|(name, _)| name == node).map(|(_, t)| &t.inputs);
-        let inputs = transform.or_else(|| self.aggregations.iter().find(|(name, _)| name == node).map(|(_, a)| &a.inputs));
+        let inputs =
+            transform.or_else(|| self.aggregations.iter().find(|(name, _)| name == node).map(|(_, a)| &a.inputs));
         inputs.map_or(&[], Vec::as_slice)
     }
 

@@ -23,7 +23,8 @@ pub enum Operator<'a> {
 
 /// All operators, each after those that it reads; those of a cycle are left out.
 pub fn operators(pipeline: &Pipeline) -> Vec<Operator<'_>> {
-    let transforms = pipeline.transforms.iter().map(|(name, spec)| (name, &spec.inputs, Operator::Transform(name, spec)));
+    let transforms =
+        pipeline.transforms.iter().map(|(name, spec)| (name, &spec.inputs, Operator::Transform(name, spec)));
     let aggregations =
         pipeline.aggregations.iter().map(|(name, spec)| (name, &spec.inputs, Operator::Aggregation(name, spec)));
     let mut waiting: Vec<_> = transforms.chain(aggregations).collect();
@@ -76,7 +77,11 @@ pub fn steps(spec: &TransformSpec, input: &Schema) -> (Option<Schema>, Vec<Misfi
                 Err(found) => wrong.push(in_expression(&["select", name], found)),
             },
             None if selected.iter().any(|field| field.name == name) => {
-                wrong.push(misfit(&["select", &index], format!("`{name}` is there twice"), Some("take one out".into())));
+                wrong.push(misfit(
+                    &["select", &index],
+                    format!("`{name}` is there twice"),
+                    Some("take one out".into()),
+                ));
             }
             None => match after_set.field(name) {
                 Some(field) => selected.push(field.clone()),
@@ -105,9 +110,7 @@ pub fn check_signature(
     // a column that it only gives may have any name
     let read = spec.columns.iter().filter(|(name, _)| signature.output.field(name).is_none());
     let mut wrong = columns::check_renaming(&read.map(|(a, b)| (a.clone(), b.clone())).collect(), input);
-    wrong.extend(columns::check_input(&reader, &signature.input, input, |name| {
-        signature.output.field(name).is_some()
-    }));
+    wrong.extend(columns::check_input(&reader, &signature.input, input, |name| signature.output.field(name).is_some()));
     let unfit = wrong.len();
     for (index, field) in signature.output.fields.iter().enumerate() {
         let name = outside(&spec.columns, &field.name);
@@ -141,7 +144,12 @@ fn outside<'a>(renamed: &'a BTreeMap<String, String>, name: &'a str) -> &'a str 
 
 /// The key of a deduplication in the columns that it sees.
 pub fn check_deduplicate(spec: &DeduplicateSpec, input: &Schema) -> Vec<Misfit> {
-    columns::check_key(&["deduplicate", "key"], &spec.key, input, &[columns::WINDOW_START, columns::WINDOW_END, FIRST_SEEN])
+    columns::check_key(
+        &["deduplicate", "key"],
+        &spec.key,
+        input,
+        &[columns::WINDOW_START, columns::WINDOW_END, FIRST_SEEN],
+    )
 }
 
 /// A transform's way from its input to its output, for `check`'s graph and for the tasks.

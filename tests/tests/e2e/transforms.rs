@@ -153,7 +153,13 @@ deduplicate = {{ key = ["event_id"], within = "{WITHIN_MS}ms" }}
     let write = |pipeline: &Pipeline| -> Result<_> {
         let file = pipeline.write()?;
         let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, text.replace("[aggregations.metrics]\ninputs = [\"events\"]", "[aggregations.metrics]\ninputs = [\"unique\"]"))?;
+        std::fs::write(
+            &file,
+            text.replace(
+                "[aggregations.metrics]\ninputs = [\"events\"]",
+                "[aggregations.metrics]\ninputs = [\"unique\"]",
+            ),
+        )?;
         Ok(file)
     };
     for life in 0..6 {

@@ -83,8 +83,9 @@ impl TransformPlugin {
             }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(origins.len()));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.output), all, &options)
-            .map_err(|e| RunError::Plugin(format!("the plugin of `{}` gave columns that do not fit: {e}", self.node)))?;
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.output), all, &options).map_err(|e| {
+            RunError::Plugin(format!("the plugin of `{}` gave columns that do not fit: {e}", self.node))
+        })?;
         let failed = rejected.into_iter().map(|r| (r.row, r.reason)).collect();
         Ok((rows, (!row_for_row).then_some(origins), failed))
     }

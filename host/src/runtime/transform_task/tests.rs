@@ -102,7 +102,10 @@ fn signature() -> TransformSignature {
     };
     TransformSignature {
         input: vec![wanted("number", DataType::Long, false), wanted("bonus", DataType::Long, true)],
-        output: Schema::new(vec![Field::new("copy", DataType::Long, false), Field::new("number", DataType::Long, false)]),
+        output: Schema::new(vec![
+            Field::new("copy", DataType::Long, false),
+            Field::new("number", DataType::Long, false),
+        ]),
     }
 }
 
@@ -256,5 +259,8 @@ fn what_travels_beside_a_row_goes_with_it() {
     assert_eq!(*taken.event_time_ms, [10, 30, 30]);
     assert_eq!(*taken.origin.as_ref().unwrap().offsets, [7, 9, 9]);
     let changes = taken.changes.as_ref().unwrap();
-    assert_eq!((&*changes.kinds, &*changes.revisions), (&[Change::Insert, Change::Replace, Change::Replace][..], &[1, 3, 3][..]));
+    assert_eq!(
+        (&*changes.kinds, &*changes.revisions),
+        (&[Change::Insert, Change::Replace, Change::Replace][..], &[1, 3, 3][..])
+    );
 }
