@@ -22,7 +22,7 @@ use millrace_core::schema::Schema;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use crate::plugin::limits::PluginLimits;
+use crate::plugin::limits::{Capabilities, PluginLimits};
 
 const FORMAT: u32 = 1;
 const HEADER: &str = "capture.json";
@@ -84,6 +84,8 @@ pub struct Plugin {
     pub deadline_ms: u64,
     pub startup_deadline_ms: u64,
     pub result_bytes_max: usize,
+    #[serde(default)]
+    pub capabilities: Capabilities,
 }
 
 impl Plugin {
@@ -94,6 +96,7 @@ impl Plugin {
             deadline: ms(self.deadline_ms),
             startup_deadline: ms(self.startup_deadline_ms),
             result_bytes_max: self.result_bytes_max,
+            capabilities: self.capabilities,
             ..PluginLimits::default()
         }
     }
@@ -321,6 +324,7 @@ mod tests {
             deadline_ms: 2,
             startup_deadline_ms: 3,
             result_bytes_max: 4,
+            capabilities: Capabilities { clock: true, random: false },
         };
         let offered = Schema::new(vec![Field::new("a", DataType::Decimal { precision: 9, scale: 2 }, true)]);
         let place = Place { topic: Some("t".into()), partition: Some(1), offset: Some(2) };

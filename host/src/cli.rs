@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::plugin::engine::compile_as_child;
+
 pub mod check;
 pub mod demo;
 pub mod generate;
@@ -62,6 +64,9 @@ enum Command {
     /// The campaign pipeline on an embedded source of events, with live results
     #[command(after_help = "Example:\n  millrace demo --rate 20000")]
     Demo(DemoArgs),
+    /// Compile a plugin from standard input to standard output: what `millrace` starts for itself
+    #[command(hide = true)]
+    CompilePlugin { memory_bytes: u64, cpu_seconds: u64 },
     /// Write, build and test plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -223,6 +228,7 @@ impl From<anyhow::Error> for Failure {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    open::compile_in_children();
     start_log(match cli.command {
         // rejected rows are what its cases are about
         Command::Plugin(_) => "warn,millrace=info,millrace::runtime=off",
@@ -249,6 +255,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Query(args) => query::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::CompilePlugin { memory_bytes, cpu_seconds } => {
+            compile_as_child(memory_bytes, cpu_seconds).map_err(Failure::Usage)
+        }
         Command::Plugin(command) => plugin::run(command),
     }
 }

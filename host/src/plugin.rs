@@ -16,11 +16,12 @@ pub mod native;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wasi;
 pub mod wasm;
 
 pub use artifact::{Artifact, Kind};
-pub use engine::PluginEngine;
-pub use limits::PluginLimits;
+pub use engine::{Compiler, PluginEngine};
+pub use limits::{Capabilities, PluginLimits};
 pub use wasm::{Inspection, Shape, WasmFactory, WasmJoinFactory, WasmTransformFactory, inspect, shape};
 
 /// What a plugin says of itself once it has seen its configuration and the columns it is offered.

@@ -28,6 +28,7 @@
 //! | [`sink_task`] | rows to a writer, prepared files to the coordinator |
 //! | [`monitor`] | asks the brokers: new partitions, end offsets |
 //! | [`coordinator`] | checkpoints and commits |
+//! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
 //! | [`nodes`] | the real world's parts, made from the spec |
 //! | `graph` | the queues of a run |
@@ -49,6 +50,7 @@ pub mod message;
 pub mod monitor;
 pub mod nodes;
 pub mod progress;
+pub mod read_state;
 pub mod recorder;
 pub mod restore;
 pub mod run;

@@ -1,16 +1,15 @@
 //! What every command that reads a pipeline file does first: parse, open the plugins, check the columns.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use millrace_core::schema::Schema;
 
 use super::Failure;
 use crate::plugin::artifact::{Artifact, Kind};
 use crate::plugin::builtin::BuiltinFactory;
-use crate::plugin::engine::PluginEngine;
-use crate::plugin::limits::PluginLimits;
+use crate::plugin::engine::{Compiler, PluginEngine};
 use crate::plugin::wasm::{WasmFactory, WasmTransformFactory};
 use crate::plugin::{AggregatorFactory, Signature, TransformSignature, TransformerFactory};
 use crate::spec::model::{Pipeline, PluginSpec};
@@ -48,13 +47,19 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
     let mut transformers: BTreeMap<String, Arc<dyn TransformerFactory>> = BTreeMap::new();
     let mut plugin_bytes = BTreeMap::new();
     let mut broken: BTreeMap<String, String> = BTreeMap::new();
+    let mut inert_imports = BTreeMap::new();
     let mut engine = None;
     for (name, plugin) in &loaded.pipeline.plugins {
         if let Some(factory) = substitute.and_then(|s| s(name)) {
             factories.insert(name.clone(), factory);
             continue;
         }
-        match open_plugin(name, plugin, memory_share(&loaded.pipeline), &mut engine) {
+        let opened = open_plugin(name, plugin, memory_share(&loaded.pipeline), &mut engine);
+        let opened = opened.map(|(factory, bytes, inert)| {
+            inert_imports.insert(name.clone(), inert);
+            (factory, bytes)
+        });
+        match opened {
             Ok((Factory::Aggregator(factory), bytes)) => {
                 plugin_bytes.insert(factory.digest().to_owned(), bytes);
                 factories.insert(name.clone(), factory);
@@ -87,8 +92,9 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             let instance = factory.open(config, offered).map_err(|e| e.to_string())?;
             Ok(instance.signature().clone())
         };
-    let resolved =
+    let mut resolved =
         spec::check_plugins(loaded, &open, &open_transform).map_err(|e| Failure::Usage(e.render(colour())))?;
+    resolved.inert_imports = inert_imports;
     Ok(Opened { resolved, factories, transformers, plugin_bytes })
 }
 
@@ -108,17 +114,14 @@ fn open_plugin(
     spec: &PluginSpec,
     memory_share: u64,
     engine: &mut Option<Arc<PluginEngine>>,
-) -> Result<(Factory, Vec<u8>), String> {
+) -> Result<(Factory, Vec<u8>, Vec<String>), String> {
     let artifact = Artifact::load(name, &spec.path, spec.sha256.as_deref()).map_err(|e| e.to_string())?;
     let engine = match engine {
         Some(engine) => Arc::clone(engine),
         None => Arc::clone(engine.insert(start_engine()?)),
     };
-    let limits = PluginLimits {
-        deadline: std::time::Duration::from_millis(spec.deadline_ms),
-        memory_bytes: spec.memory_bytes.unwrap_or(memory_share),
-        ..Default::default()
-    };
+    let limits = spec.limits(memory_share);
+    let inert = artifact.inert(limits.capabilities);
     let factory = match artifact.kind() {
         Kind::Transform => WasmTransformFactory::new(&engine, name, &artifact, limits)
             .map(|factory| Factory::Transformer(Arc::new(factory))),
@@ -126,17 +129,32 @@ fn open_plugin(
     };
     let factory = factory.map_err(|e| e.to_string())?;
     let bytes = std::fs::read(&spec.path).map_err(|e| format!("{}: {e}", spec.path.display()))?;
-    Ok((factory, bytes))
+    Ok((factory, bytes, inert))
 }
 
+/// `millrace` itself: other programs (benchmarks) do not have the command that compiles.
+static COMPILING_PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on every engine of [`start_engine`] compiles in a process of its own.
+pub fn compile_in_children() {
+    // This link leads to the program that runs, also when its file has been replaced since.
+    let link = Path::new("/proc/self/exe");
+    let program = if link.exists() { Ok(link.to_owned()) } else { std::env::current_exe() };
+    if let Ok(program) = program {
+        let _ = COMPILING_PROGRAM.set(program);
+    }
+}
+
+/// An engine with this user's cache of compiled plugins.
 pub fn start_engine() -> Result<Arc<PluginEngine>, String> {
-    PluginEngine::new(cache_dir().as_deref()).map(Arc::new).map_err(|e| e.to_string())
+    let compiler = COMPILING_PROGRAM.get().map_or(Compiler::InProcess, |program| Compiler::child(program.clone()));
+    PluginEngine::with_compiler(cache_dir().as_deref(), compiler).map(Arc::new).map_err(|e| e.to_string())
 }
 
 /// Compiled plugins are kept here between runs.
-pub(super) fn cache_dir() -> Option<std::path::PathBuf> {
+fn cache_dir() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(std::path::PathBuf::from)
+        .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;
     Some(base.join("millrace").join("plugins"))
 }

@@ -25,7 +25,8 @@ use crate::runtime::aggregate_task::{AggregateTask, Export, RestoredWindow, Stat
 use crate::runtime::edge::{Exchange, Inbox, Output, Received, connect};
 use crate::runtime::failures::Failures;
 use crate::runtime::message::{END_OF_TIME, Event, Message, RunError, TaskId};
-use crate::runtime::run::{AggregationNode, input_columns, offered_to_plugin, own_groups};
+use crate::runtime::read_state::own_groups;
+use crate::runtime::run::{AggregationNode, input_columns, offered_to_plugin};
 use crate::runtime::stats::NodeStats;
 use crate::spec::model::{OnError, WindowSpec};
 

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use wasmparser::{Encoding, Parser, Payload};
 
 use super::bindings::{AGGREGATION_VERSION, JOIN_VERSION, TRANSFORM_VERSION, TYPES_VERSION};
-use super::limits::ARTIFACT_BYTES_MAX;
+use super::limits::{ARTIFACT_BYTES_MAX, Capabilities};
 use super::{PluginError, Result};
 
 /// What an operator can use a plugin for.
@@ -138,6 +138,11 @@ impl Artifact {
     /// names of the interfaces that it imports
     pub fn imports(&self) -> &[String] {
         &self.imports
+    }
+
+    /// Those of the imports that are linked to something that does nothing real.
+    pub fn inert(&self, capabilities: Capabilities) -> Vec<String> {
+        self.imports.iter().filter(|i| is_wasi_0_2(i) && capabilities.leaves_inert(i)).cloned().collect()
     }
 
     pub fn exports(&self) -> &[String] {

@@ -1,7 +1,8 @@
 //! One compiler and one clock for all plugins of the process.
 //!
 //! Owns the wasmtime engine, the thread that ticks its epoch (calls that run past their deadline trap at the next
-//! check), and the directory of compiled plugins. Never holds a running instance: those belong to [`super::wasm`].
+//! check), the directory of compiled plugins, and the choice of where compiling happens. Never holds a running instance:
+//! those belong to [`super::wasm`].
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -12,23 +13,31 @@ use wasmtime::component::Component;
 use wasmtime::{Config, Engine, OptLevel};
 
 use self::cache::Cache;
+pub use self::compile::{Compiler, compile_as_child};
 use super::artifact::Artifact;
 use super::limits::{EPOCH_TICK_MS, WASM_STACK_BYTES_MAX};
 use super::{PluginError, Result};
 
 mod cache;
+mod compile;
 
 /// Compiles plugins and ends calls that take too long. Make one per process.
 pub struct PluginEngine {
     engine: Engine,
+    compiler: Compiler,
     cache: Option<Cache>,
     /// dropped with the engine, which ends the ticker
     _ticker: mpsc::Sender<()>,
 }
 
 impl PluginEngine {
-    /// `cache_dir`: where compiled plugins are kept between runs; none = compile every time.
+    /// Compiles in this process. `cache_dir`: where compiled plugins are kept between runs; none = compile every time.
     pub fn new(cache_dir: Option<&Path>) -> Result<Self> {
+        Self::with_compiler(cache_dir, Compiler::InProcess)
+    }
+
+    /// see [`PluginEngine::new`]
+    pub fn with_compiler(cache_dir: Option<&Path>, compiler: Compiler) -> Result<Self> {
         let failed = |message: String| PluginError::Load { plugin: "engine".to_owned(), message };
         let engine =
             Engine::new(&config()).map_err(|e| failed(format!("cannot start the WebAssembly engine: {e:#}")))?;
@@ -47,7 +56,7 @@ impl PluginEngine {
             })
             .map_err(|e| failed(format!("cannot start the thread that ends calls past their deadline: {e}")))?;
         let cache = cache_dir.and_then(|dir| Cache::open(dir, &engine));
-        Ok(Self { engine, cache, _ticker: ticker })
+        Ok(Self { engine, compiler, cache, _ticker: ticker })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -59,14 +68,15 @@ impl PluginEngine {
         if let Some(component) = self.cache.as_ref().and_then(|c| c.get(&self.engine, artifact.component())) {
             return Ok(component);
         }
-        let component = Component::from_binary(&self.engine, artifact.component()).map_err(|e| PluginError::Load {
-            plugin: format!("`{}`", artifact.name()),
-            message: format!("is not valid WebAssembly: {e:#}"),
-        })?;
+        let load = |message: String| PluginError::Load { plugin: format!("`{}`", artifact.name()), message };
+        let code = self.compiler.compile(&self.engine, artifact.component()).map_err(load)?;
         if let Some(cache) = &self.cache {
-            cache.put(artifact.component(), &component);
+            cache.put(artifact.component(), &code);
         }
-        Ok(component)
+        // SAFETY: these bytes come from `Engine::precompile_component`, called by us or by a child of ours that runs
+        // this program, and have been nowhere but in memory and in a pipe between the two.
+        let component = unsafe { Component::deserialize(&self.engine, &code) };
+        component.map_err(|e| load(format!("was compiled for another machine or engine: {e:#}")))
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Linear memory of one instance, all its memories together.
 pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 
@@ -30,8 +32,27 @@ pub const TABLE_ELEMENTS_MAX: usize = 1 << 20;
 /// Core instances, memories and tables of one component instance (an adapter or an interpreter brings a few).
 pub const CORE_ITEMS_MAX: usize = 64;
 
+/// WASI handles (streams, pollables, …) that one instance may hold.
+pub const WASI_HANDLES_MAX: usize = 1_024;
+
+/// Bytes that one WASI call may write to stdout or stderr.
+pub const WASI_WRITE_BYTES_MAX: usize = 64 << 10;
+
+/// Random bytes that one WASI call may ask for.
+pub const RANDOM_BYTES_MAX: u64 = 1 << 20;
+
 /// Size of a plugin's file.
 pub const ARTIFACT_BYTES_MAX: u64 = 64 << 20;
+
+/// What the process that compiles a plugin may take: address space, and processor time of all its threads.
+pub const COMPILE_MEMORY_BYTES_MAX: u64 = 4 << 30;
+pub const COMPILE_CPU_SECONDS_MAX: u64 = 180;
+
+/// Threads of that process: each reserves address space.
+pub const COMPILE_THREADS_MAX: usize = 4;
+
+/// Machine code of one plugin.
+pub const COMPILED_BYTES_MAX: usize = 512 << 20;
 
 /// Columns in one signature, each for input, state and output.
 pub const SIGNATURE_COLUMNS_MAX: usize = 1_024;
@@ -45,14 +66,32 @@ pub const LOG_RING_MESSAGES_MAX: usize = 32;
 /// Longest log message, reason or error text taken from a plugin; the rest is cut off.
 pub const TEXT_BYTES_MAX: usize = 4 << 10;
 
-/// Log messages one instance may send on at once, and how many more are allowed per second after that.
-pub const LOG_BURST_MESSAGES: u32 = 100;
-pub const LOG_MESSAGES_PER_SECOND: u32 = 20;
+/// Log messages that one instance may send on per second, and how many seconds' worth of them at once.
+pub const LOG_MESSAGES_PER_SECOND_DEFAULT: u32 = 20;
+pub const LOG_BURST_SECONDS: u32 = 5;
 
 /// Different counters of one instance; further names are added up under [`COUNTER_OTHER`].
 pub const COUNTERS_MAX: usize = 64;
 pub const COUNTER_NAME_BYTES_MAX: usize = 128;
 pub const COUNTER_OTHER: &str = "other";
+
+/// What a plugin may have of the real world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// the machine's clocks; without it time stands still
+    pub clock: bool,
+    /// the machine's randomness; without it every instance sees the same numbers
+    pub random: bool,
+}
+
+impl Capabilities {
+    /// Is this `wasi:` import linked to something that does nothing real?
+    pub fn leaves_inert(self, import: &str) -> bool {
+        let granted =
+            (self.clock && import.starts_with("wasi:clocks/")) || (self.random && import.starts_with("wasi:random/"));
+        !granted
+    }
+}
 
 /// The limits of one plugin, from its `[plugins.NAME]` table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +102,9 @@ pub struct PluginLimits {
     /// the same for instantiation, `info` and `open`
     pub startup_deadline: Duration,
     pub result_bytes_max: usize,
+    /// 0: none of its messages are passed on
+    pub log_messages_per_second: u32,
+    pub capabilities: Capabilities,
 }
 
 impl Default for PluginLimits {
@@ -72,6 +114,8 @@ impl Default for PluginLimits {
             deadline: CALL_DEADLINE_DEFAULT,
             startup_deadline: STARTUP_DEADLINE_DEFAULT,
             result_bytes_max: RESULT_BYTES_MAX_DEFAULT,
+            log_messages_per_second: LOG_MESSAGES_PER_SECOND_DEFAULT,
+            capabilities: Capabilities::default(),
         }
     }
 }
@@ -88,7 +132,16 @@ pub(super) fn cut(mut text: String, bytes_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::cut;
+    use super::{Capabilities, cut};
+
+    #[test]
+    fn a_capability_makes_its_imports_real() {
+        let imports = ["wasi:clocks/wall-clock@0.2.0", "wasi:random/random@0.2.0", "wasi:cli/stdin@0.2.0"];
+        let inert = |clock, random| imports.map(|i| Capabilities { clock, random }.leaves_inert(i));
+        assert_eq!(inert(false, false), [true; 3]);
+        assert_eq!(inert(true, false), [false, true, true]);
+        assert_eq!(inert(false, true), [true, false, true]);
+    }
 
     #[test]
     fn text_is_cut_between_characters() {

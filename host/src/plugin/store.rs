@@ -2,34 +2,44 @@
 //! All that a guest can call of the host is implemented here; it reaches nothing else.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use wasmtime::ResourceLimiter;
 
 use super::bindings::{host, types};
 use super::limits::{
-    CORE_ITEMS_MAX, COUNTER_NAME_BYTES_MAX, COUNTER_OTHER, COUNTERS_MAX, LOG_BURST_MESSAGES, LOG_MESSAGES_PER_SECOND,
-    LOG_RING_MESSAGES_MAX, TABLE_ELEMENTS_MAX, TEXT_BYTES_MAX, cut,
+    CORE_ITEMS_MAX, COUNTER_NAME_BYTES_MAX, COUNTER_OTHER, COUNTERS_MAX, LOG_BURST_SECONDS, LOG_RING_MESSAGES_MAX,
+    PluginLimits, TABLE_ELEMENTS_MAX, TEXT_BYTES_MAX, cut,
 };
+use super::wasi::Wasi;
 
 /// The data of one instance's `Store`.
 pub(super) struct HostState {
     pub(super) meter: Meter,
-    pub(super) log: GuestLog,
     pub(super) counters: Counters,
+    pub(super) wasi: Wasi,
+    /// shared with the streams that the guest has opened
+    log: Arc<Mutex<GuestLog>>,
 }
 
 impl HostState {
-    pub(super) fn new(plugin: &str, memory_bytes_max: u64) -> Self {
+    pub(super) fn new(plugin: &str, limits: &PluginLimits) -> Self {
+        let log = Arc::new(Mutex::new(GuestLog::new(plugin, limits.log_messages_per_second)));
         Self {
             meter: Meter {
                 memory_bytes: 0,
-                memory_bytes_max: usize::try_from(memory_bytes_max).unwrap_or(usize::MAX),
+                memory_bytes_max: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX),
                 table_elements: 0,
             },
-            log: GuestLog::new(plugin),
             counters: Counters::default(),
+            wasi: Wasi::new(&log, limits.capabilities),
+            log,
         }
+    }
+
+    pub(super) fn guest_log(&self) -> MutexGuard<'_, GuestLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -37,7 +47,8 @@ impl HostState {
 /// guests turn into an "unreachable" that says nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LimitReached {
-    #[error("out of memory: it asked for {} of linear memory, its limit is {}", mebibytes(*.wanted), mebibytes(*.limit))]
+    #[error("out of memory: it asked for {} of linear memory, its limit is {} (raise `memory` of the \
+             plugin or `memory_limit` of the pipeline if it needs more)", mebibytes(*.wanted), mebibytes(*.limit))]
     Memory { wanted: usize, limit: usize },
     #[error("its tables would have {wanted} elements, at most {TABLE_ELEMENTS_MAX} are possible")]
     Table { wanted: usize },
@@ -103,24 +114,71 @@ impl ResourceLimiter for Meter {
     }
 }
 
+/// A stream of the guest's.
+#[derive(Clone, Copy)]
+pub(super) enum Output {
+    Stdout,
+    Stderr,
+}
+
 /// Messages of one instance: passed on to the host's log at a limited rate, the last ones kept for its error.
 pub(super) struct GuestLog {
     plugin: String,
     ring: VecDeque<(host::Level, String)>,
+    per_second: u32,
     tokens: u32,
     refilled: Instant,
     suppressed: u64,
+    /// lines that have not ended yet
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
 }
 
 impl GuestLog {
-    fn new(plugin: &str) -> Self {
+    fn new(plugin: &str, per_second: u32) -> Self {
         Self {
             plugin: plugin.to_owned(),
             ring: VecDeque::new(),
-            tokens: LOG_BURST_MESSAGES,
+            per_second,
+            tokens: per_second.saturating_mul(LOG_BURST_SECONDS),
             refilled: Instant::now(),
             suppressed: 0,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
         }
+    }
+
+    /// Each line is a message.
+    pub(super) fn print(&mut self, output: Output, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let text = part.strip_suffix(b"\n");
+            let line = match output {
+                Output::Stdout => &mut self.stdout,
+                Output::Stderr => &mut self.stderr,
+            };
+            // One byte too many, so that it is seen to be cut.
+            let room = (TEXT_BYTES_MAX + 1).saturating_sub(line.len());
+            line.extend(text.unwrap_or(part).iter().take(room));
+            if text.is_some() {
+                self.end_line(output);
+            }
+        }
+    }
+
+    fn end_line(&mut self, output: Output) {
+        let (line, level) = match output {
+            Output::Stdout => (std::mem::take(&mut self.stdout), host::Level::Info),
+            Output::Stderr => (std::mem::take(&mut self.stderr), host::Level::Error),
+        };
+        if !line.is_empty() {
+            self.push(level, String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+
+    /// The guest is dead: what it had begun to say is all that there will be.
+    pub(super) fn end_lines(&mut self) {
+        self.end_line(Output::Stdout);
+        self.end_line(Output::Stderr);
     }
 
     fn push(&mut self, level: host::Level, message: String) {
@@ -128,7 +186,11 @@ impl GuestLog {
         if self.admit(Instant::now()) {
             let plugin = self.plugin.as_str();
             if self.suppressed > 0 {
-                tracing::warn!(plugin, suppressed = self.suppressed, "plugin log messages were left out: too many");
+                tracing::warn!(
+                    plugin,
+                    suppressed = self.suppressed,
+                    "plugin log messages were left out: more than `log_rate` allows"
+                );
                 self.suppressed = 0;
             }
             match level {
@@ -149,10 +211,10 @@ impl GuestLog {
     /// Token bucket.
     fn admit(&mut self, now: Instant) -> bool {
         let elapsed_ms = now.saturating_duration_since(self.refilled).as_millis();
-        let earned = elapsed_ms.saturating_mul(u128::from(LOG_MESSAGES_PER_SECOND)) / 1_000;
+        let earned = elapsed_ms.saturating_mul(u128::from(self.per_second)) / 1_000;
         if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(LOG_BURST_MESSAGES);
-            self.tokens = self.tokens.saturating_add(earned).min(LOG_BURST_MESSAGES);
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.tokens = self.tokens.saturating_add(earned).min(self.per_second.saturating_mul(LOG_BURST_SECONDS));
             self.refilled = now;
         }
         match self.tokens.checked_sub(1) {
@@ -210,7 +272,7 @@ impl types::Host for HostState {}
 
 impl host::Host for HostState {
     fn log(&mut self, level: host::Level, message: String) {
-        self.log.push(level, message);
+        self.guest_log().push(level, message);
     }
 
     fn count(&mut self, name: String, by: u64) {
@@ -226,7 +288,8 @@ mod tests {
 
     #[test]
     fn the_memories_of_an_instance_are_added_up() {
-        let mut meter = HostState::new("p", 300).meter;
+        let limits = PluginLimits { memory_bytes: 300, ..PluginLimits::default() };
+        let mut meter = HostState::new("p", &limits).meter;
         assert!(meter.memory_growing(0, 200, None).unwrap());
         assert!(meter.memory_growing(0, 50, None).unwrap());
         assert!(meter.memory_growing(200, 250, None).unwrap());
@@ -238,18 +301,36 @@ mod tests {
 
     #[test]
     fn log_rate_is_limited_and_recovers() {
-        let mut log = GuestLog::new("p");
+        let mut log = GuestLog::new("p", 20);
         let start = log.refilled;
         let burst = (0..1_000).filter(|_| log.admit(start)).count();
-        assert_eq!(burst, LOG_BURST_MESSAGES as usize);
+        assert_eq!(burst, 100);
         let later = start + Duration::from_millis(500);
         let more = (0..1_000).filter(|_| log.admit(later)).count();
-        assert_eq!(more, LOG_MESSAGES_PER_SECOND as usize / 2);
+        assert_eq!(more, 10);
+        let mut silent = GuestLog::new("p", 0);
+        assert!(!silent.admit(start + Duration::from_secs(100)));
+    }
+
+    #[test]
+    fn lines_are_put_together_and_cut() {
+        let mut log = GuestLog::new("p", 20);
+        log.print(Output::Stdout, b"one\ntw");
+        log.print(Output::Stderr, b"half");
+        log.print(Output::Stdout, b"o\n\n\xff!\n");
+        assert_eq!(log.last(), ["info: one", "info: two", "info: \u{fffd}!"]);
+        for _ in 0..100 {
+            log.print(Output::Stdout, &[b'x'; 1_000]);
+        }
+        assert_eq!(log.stdout.len(), TEXT_BYTES_MAX + 1);
+        log.end_lines();
+        assert_eq!(log.last()[3], format!("info: {}…", "x".repeat(TEXT_BYTES_MAX)));
+        assert_eq!(log.last_error(), Some("half"));
     }
 
     #[test]
     fn the_ring_keeps_the_last_messages() {
-        let mut log = GuestLog::new("p");
+        let mut log = GuestLog::new("p", 20);
         for i in 0..100 {
             log.push(host::Level::Info, format!("m{i}"));
         }

@@ -76,6 +76,7 @@ impl Recorder {
             deadline_ms: ms(limits.deadline),
             startup_deadline_ms: ms(limits.startup_deadline),
             result_bytes_max: limits.result_bytes_max,
+            capabilities: limits.capabilities,
         };
         let header =
             Header::new(recorded.kind, &pipeline.name, recorded.node, plugin, recorded.config, recorded.offered);

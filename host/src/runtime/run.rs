@@ -10,16 +10,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef, SinkState, StateFile};
+use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef, SinkState};
 use millrace_core::commit::Fence;
-use millrace_core::key::{self, KeyGroup};
+use millrace_core::key;
 use millrace_core::limits::KEPT_INPUTS_SHARE;
 use millrace_core::schema::Schema;
 use millrace_core::window::Tumbling;
 use tracing::{info, warn};
 
 use super::accumulator::{Accumulator, OpenInstance};
-use super::aggregate_task::{AggregateTask, InputColumn, RestoredWindow, ResultObserver, StateUploader};
+use super::aggregate_task::{AggregateTask, InputColumn, ResultObserver, StateUploader};
 use super::assign::{assign, publish_positions};
 use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
 use super::edge::{Inbox, PartitionHash};
@@ -27,6 +27,7 @@ use super::failures::Failures;
 use super::graph::{Graph, wire};
 use super::message::{Event, RunError, TaskId};
 use super::monitor::{Monitor, Partitions};
+use super::read_state::{StateReader, Windows, read_state};
 use super::recorder::{Recorded, Recorder};
 use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
@@ -73,11 +74,6 @@ pub struct SinkNode {
     pub partition: Option<PartitionHash>,
     /// checkpoints per commit
     pub every: u32,
-}
-
-/// Reads the state files of a checkpoint.
-pub trait StateReader: Send + Sync {
-    fn read(&self, file: &StateFile) -> Result<Vec<arrow_array::RecordBatch>, RunError>;
 }
 
 /// Everything a run is made of, handed in.
@@ -401,36 +397,6 @@ pub(crate) fn input_columns(node: &AggregationNode, plugin: &dyn Aggregator) -> 
     wanted.map(|(index, field)| InputColumn { index, field: field.clone() }).collect()
 }
 
-/// Files that hold one task's groups and no others, by start of their window.
-type Windows = BTreeMap<i64, Vec<StateFile>>;
-
-/// A task's windows as a checkpoint has them, and the files that later checkpoints can go on referring to.
-fn read_state(
-    reader: &dyn StateReader,
-    key_columns: usize,
-    range: (KeyGroup, KeyGroup),
-    wanted: Vec<restore::FileForTask>,
-) -> Result<(Vec<RestoredWindow>, Windows), RunError> {
-    let mut windows: BTreeMap<i64, RestoredWindow> = BTreeMap::new();
-    let mut known = Windows::new();
-    for wanted in wanted {
-        let start_ms = wanted.file.window_start_ms;
-        let batches = reader.read(&wanted.file)?;
-        let batches = if wanted.clean { batches } else { own_groups(&batches, key_columns, range)? };
-        let new = RestoredWindow { start_ms, batches: Vec::new(), clean: true, files: 0 };
-        let window = windows.entry(start_ms).or_insert(new);
-        window.batches.extend(batches);
-        window.files += 1;
-        window.clean &= wanted.clean;
-        if wanted.clean {
-            known.entry(start_ms).or_default().push(wanted.file);
-        }
-    }
-    // A window with a file that other tasks share is written anew by the next checkpoint.
-    known.retain(|start, _| windows.get(start).is_some_and(|w| w.clean));
-    Ok((windows.into_values().collect(), known))
-}
-
 #[allow(clippy::too_many_arguments, reason = "each is a part of the task that only `run` has")]
 fn aggregate_task(
     parts: &Parts,
@@ -547,24 +513,6 @@ fn claim_tables(parts: &Parts, checkpoint: &mut Checkpoint) -> Result<(), RunErr
         }
     }
     Ok(())
-}
-
-/// Rows of a shared state file that belong to these key groups.
-pub(crate) fn own_groups(
-    batches: &[arrow_array::RecordBatch],
-    key_columns: usize,
-    range: (KeyGroup, KeyGroup),
-) -> Result<Vec<arrow_array::RecordBatch>, RunError> {
-    batches
-        .iter()
-        .map(|batch| {
-            let columns = batch.columns().get(..key_columns).unwrap_or_default();
-            let keys = key::encode(columns, batch.num_rows()).map_err(|e| RunError::Internal(e.to_string()))?;
-            let mine: arrow_array::BooleanArray =
-                keys.hashes().iter().map(|&hash| Some(restore::owns(range, hash))).collect();
-            Ok(arrow_select::filter::filter_record_batch(batch, &mine)?)
-        })
-        .collect()
 }
 
 /// Sums the tasks' gauges up for whoever looks at the run.

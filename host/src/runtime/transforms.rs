@@ -96,7 +96,8 @@ pub fn step_tasks(
                 let recorder = Recorder::new(captures, &parts.pipeline, &recorded);
                 let open: OpenTransformer = Box::new(move || factory.open(&config, &offered));
                 let (node_name, stats) = (Arc::clone(&node.name), Arc::clone(&stats));
-                TransformPlugin::new(node_name, spec, steps, open, stats, recorder, node.spec.consecutive_limit).map(Some)
+                TransformPlugin::new(node_name, spec, steps, open, stats, recorder, node.spec.consecutive_limit)
+                    .map(Some)
             }
             _ => Ok(None),
         };

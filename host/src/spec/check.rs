@@ -27,6 +27,8 @@ pub struct Resolved {
     pub transform_signatures: BTreeMap<String, TransformSignature>,
     /// by plugin; for [`super::graph`], to be filled in by whoever has the factories
     pub plugins: BTreeMap<String, Info>,
+    /// by plugin: imports that do nothing; filled in as `plugins`
+    pub inert_imports: BTreeMap<String, Vec<String>>,
 }
 
 /// Checks what needs no plugin: expressions and keys of operators fed by sources, sinks fed by them and by side streams,
@@ -117,6 +119,7 @@ pub fn check_plugins(
         steps: BTreeMap::new(),
         transform_signatures: BTreeMap::new(),
         plugins: BTreeMap::new(),
+        inert_imports: BTreeMap::new(),
     };
     for operator in transforms::operators(pipeline) {
         let (name, spec) = match operator {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use millrace_core::schema::Schema;
 
@@ -13,7 +14,7 @@ use super::model::{
 };
 use super::units::{show_bytes, show_duration_ms};
 use super::{Loaded, diagnostic, files};
-use crate::plugin::Wanted;
+use crate::plugin::{PluginLimits, Wanted};
 
 /// Draws the graph. Secrets are redacted.
 pub fn graph(loaded: &Loaded, resolved: &Resolved) -> String {
@@ -24,6 +25,7 @@ pub fn graph(loaded: &Loaded, resolved: &Resolved) -> String {
         drawing.source(name, source);
     }
     drawing.memory();
+    drawing.limits();
     diagnostic::redact(&drawing.out, &loaded.secrets)
 }
 
@@ -258,6 +260,43 @@ impl<'a> Drawing<'a> {
                     show_bytes(limit)
                 ),
             );
+        }
+    }
+}
+
+/// What is not as usual with a plugin: limits of its own, capabilities, imports that do nothing.
+impl Drawing<'_> {
+    fn limits(&mut self) {
+        let default = PluginLimits::default();
+        for (name, spec) in &self.pipeline.plugins {
+            let limits = spec.limits(default.memory_bytes);
+            let mut unusual = Vec::new();
+            let duration = |d: Duration| show_duration_ms(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+            if limits.deadline != default.deadline {
+                unusual.push(format!("a call takes at most {}", duration(limits.deadline)));
+            }
+            if limits.startup_deadline != default.startup_deadline {
+                unusual.push(format!("its start at most {}", duration(limits.startup_deadline)));
+            }
+            if limits.result_bytes_max != default.result_bytes_max {
+                unusual.push(format!("results at most {}", show_bytes(spec.result_bytes)));
+            }
+            if limits.log_messages_per_second != default.log_messages_per_second {
+                unusual.push(format!("{} log messages/s", limits.log_messages_per_second));
+            }
+            if !spec.capabilities.is_empty() {
+                unusual.push(format!("has the real {}", spec.capabilities.join(" and ")));
+            }
+            if !unusual.is_empty() {
+                self.line("", &format!("plugin {name}: {}", unusual.join(", ")));
+            }
+            let inert = self.resolved.inert_imports.get(name).filter(|inert| !inert.is_empty());
+            if let Some(inert) = inert {
+                self.line("", &format!("plugin {name}: inert imports (no files, network or environment here)"));
+                for import in inert {
+                    self.line("  ", import);
+                }
+            }
         }
     }
 }

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use millrace_core::schema::Schema;
 
 use crate::plugin::builtin::Aggregate;
+use crate::plugin::{Capabilities, PluginLimits};
 
 /// Names to nodes, in the order of the file.
 pub type Named<T> = Vec<(String, T)>;
@@ -75,7 +77,28 @@ pub struct PluginSpec {
     pub memory_bytes: Option<u64>,
     pub capabilities: Vec<String>,
     pub deadline_ms: u64,
+    /// for instantiation, `info` and `open` each
+    pub startup_deadline_ms: u64,
+    /// what one call may return
+    pub result_bytes: u64,
+    /// log messages passed on per second
+    pub log_rate: u32,
     pub sha256: Option<String>,
+}
+
+impl PluginSpec {
+    /// `memory_share`: what one plugin task may take of the whole budget.
+    pub fn limits(&self, memory_share: u64) -> PluginLimits {
+        let has = |capability: &str| self.capabilities.iter().any(|c| c == capability);
+        PluginLimits {
+            memory_bytes: self.memory_bytes.unwrap_or(memory_share),
+            deadline: Duration::from_millis(self.deadline_ms),
+            startup_deadline: Duration::from_millis(self.startup_deadline_ms),
+            result_bytes_max: usize::try_from(self.result_bytes).unwrap_or(usize::MAX),
+            log_messages_per_second: self.log_rate,
+            capabilities: Capabilities { clock: has("clock"), random: has("random") },
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

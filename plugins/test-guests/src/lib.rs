@@ -35,6 +35,7 @@ struct Plugin {
     kept: Vec<Column>,
     kept_groups: Vec<u32>,
     hoard: Vec<Vec<u8>>,
+    dice: u64,
 }
 
 #[derive(Clone, Default)]
@@ -89,6 +90,39 @@ fn recurse(n: u64) -> u64 {
     recurse(n + 1) + padding[(n % 64) as usize]
 }
 
+/// What a mode does on the way into any call.
+fn enter(call: &str) {
+    let mode = with(|p| p.mode.clone());
+    match mode.strip_suffix(call) {
+        Some("loop-in-") => forever(),
+        Some("panic-in-") => panic!("no {call} today"),
+        _ => {}
+    }
+    if mode == "panic-at-random" {
+        // xorshift
+        let dice = with(|p| {
+            p.dice ^= p.dice << 13;
+            p.dice ^= p.dice >> 7;
+            p.dice ^= p.dice << 17;
+            p.dice
+        });
+        assert!(dice % 8 != 0, "bad luck in {call}");
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        std::hint::black_box(0);
+    }
+}
+
+/// `info` has no configuration: the tests write into these bytes of the binary.
+static INFO_MODE: [u8; 16] = *b"info-mode: good ";
+
+fn info_mode() -> &'static [u8] {
+    &std::hint::black_box(&INFO_MODE)[11..15]
+}
+
 /// `panics-on-KIND`, until that is mended.
 fn is_poison(mode: &str, kind: &[u8]) -> bool {
     cfg!(not(feature = "mended")) && mode.strip_prefix("panics-on-").is_some_and(|poison| poison.as_bytes() == kind)
@@ -96,14 +130,26 @@ fn is_poison(mode: &str, kind: &[u8]) -> bool {
 
 struct Component;
 
-impl Guest for Component {
-    fn info() -> PluginInfo {
+impl Component {
+    fn good_info() -> PluginInfo {
         PluginInfo {
             name: "test-guest".to_owned(),
             version: "1.2.3".to_owned(),
             config_schema: "{}".to_owned(),
             hints: vec![],
         }
+    }
+}
+
+impl Guest for Component {
+    fn info() -> PluginInfo {
+        match info_mode() {
+            b"loop" => forever(),
+            b"vast" => return PluginInfo { name: "x".repeat(70 << 20), ..Self::good_info() },
+            b"none" => return PluginInfo { name: String::new(), ..Self::good_info() },
+            _ => {}
+        }
+        Self::good_info()
     }
 
     fn open(config: String, offered: Vec<Field>) -> Result<Signature, Error> {
@@ -117,12 +163,13 @@ impl Guest for Component {
         match mode.as_str() {
             "bad-config" => return Err(Error::Config("`mode` must not be bad-config".to_owned())),
             "bad-input" => return Err(Error::Input("no column `user`".to_owned())),
-            "loop-in-open" => loop {
-                std::hint::black_box(0);
-            },
             _ => {}
         }
-        with(|p| p.mode = mode.clone());
+        with(|p| {
+            p.mode = mode.clone();
+            p.dice = 0x2545_f491_4f6c_dd1d;
+        });
+        enter("open");
         if mode == "echo" {
             return Ok(Signature { input: vec![], state: offered, output: vec![], ordered: false });
         }
@@ -154,6 +201,7 @@ impl Guest for Component {
     }
 
     fn update(rows: Vec<Column>, groups: Vec<u32>, total_groups: u32) -> Result<Vec<Rejected>, Error> {
+        enter("update");
         with(|p| {
             let mut rejected = vec![];
             match p.mode.as_str() {
@@ -161,9 +209,7 @@ impl Guest for Component {
                 #[cfg(target_arch = "wasm32")]
                 "trap" => core::arch::wasm32::unreachable(),
                 "panic" => panic!("campaign 42 has no budget"),
-                "loop" => loop {
-                    std::hint::black_box(0);
-                },
+                "loop" => forever(),
                 "stack" => {
                     std::hint::black_box(recurse(0));
                 }
@@ -192,9 +238,7 @@ impl Guest for Component {
                 match (p.mode.as_str(), kind) {
                     ("poison", b"panic") => panic!("this row has no budget"),
                     (mode, kind) if is_poison(mode, kind) => panic!("this row has no budget"),
-                    ("poison", b"loop") => loop {
-                        std::hint::black_box(0);
-                    },
+                    ("poison", b"loop") => forever(),
                     _ => {}
                 }
                 let skipped = rejected.iter().any(|r| r.row as usize == row);
@@ -225,6 +269,7 @@ impl Guest for Component {
     }
 
     fn combine(sources: Vec<u32>, targets: Vec<u32>) -> Result<(), Error> {
+        enter("combine");
         with(|p| {
             for (source, target) in sources.into_iter().zip(targets) {
                 let from = p.slots[source as usize].clone();
@@ -238,6 +283,7 @@ impl Guest for Component {
     }
 
     fn merge(state: Vec<Column>, groups: Vec<u32>, total_groups: u32) -> Result<(), Error> {
+        enter("merge");
         with(|p| {
             if p.mode == "echo" {
                 p.kept = state;
@@ -262,6 +308,7 @@ impl Guest for Component {
     }
 
     fn state(groups: Vec<u32>, cursor: u64, _max_bytes: u64) -> Result<StateChunk, Error> {
+        enter("state");
         with(|p| {
             if p.mode == "echo" {
                 return Ok(StateChunk {
@@ -302,6 +349,7 @@ impl Guest for Component {
     }
 
     fn evaluate(groups: Vec<u32>, windows: Vec<Window>, _final: bool) -> Result<OutputRows, Error> {
+        enter("evaluate");
         assert_eq!(groups.len(), windows.len());
         with(|p| {
             let slots: Vec<_> = groups.iter().map(|g| p.slots.get(*g as usize).cloned().unwrap_or_default()).collect();
@@ -346,6 +394,7 @@ impl Guest for Component {
     }
 
     fn reset(groups: Vec<u32>) -> Result<(), Error> {
+        enter("reset");
         with(|p| {
             for group in groups {
                 p.slots[group as usize] = Slot::default();
@@ -355,10 +404,12 @@ impl Guest for Component {
     }
 
     fn size() -> u64 {
+        enter("size");
         with(|p| (p.slots.len() * size_of::<Slot>()) as u64)
     }
 
     fn migrate(origin: Origin, state: Vec<Column>) -> Result<Option<Vec<Column>>, Error> {
+        enter("migrate");
         // Version 0 had no clicks.
         if origin.version != "0.1.0" {
             return Ok(None);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::project::Project;
 use crate::cli::Failure;
-use crate::cli::open::cache_dir;
+use crate::cli::open::start_engine;
 use crate::plugin::artifact::Artifact;
 use crate::plugin::{
     AggregatorFactory, PluginEngine, PluginLimits, TransformerFactory, WasmFactory, WasmTransformFactory,
@@ -37,8 +37,7 @@ pub fn artifact(path: &Path, project: Option<&Project>) -> Result<Artifact, Fail
 }
 
 pub fn engine() -> Result<Arc<PluginEngine>, Failure> {
-    let engine = PluginEngine::new(cache_dir().as_deref()).map_err(anyhow::Error::new)?;
-    Ok(Arc::new(engine))
+    start_engine().map_err(|error| Failure::Other(anyhow::anyhow!(error)))
 }
 
 /// Compiled, linked and asked for its name.

@@ -53,10 +53,11 @@ impl Cache {
             tracing::warn!(file = %code_path.display(), "cached plugin is damaged; compiling it again");
             return None;
         }
-        // SAFETY: these are the bytes that `put` got from `Component::serialize`: they lie in a directory that only this
-        // user can write to (checked in `prepare`), and have the digest that was noted with them. An engine of another
-        // version or configuration is refused by `deserialize` itself.
-        let loaded = unsafe { Component::deserialize(engine, &code) };
+        // SAFETY: these are the bytes that `put` got from the compiler: they lie in a directory that only this user can
+        // write to (checked in `prepare`), and have the digest that was noted with them. `put` replaces files and never
+        // writes into one, so that the mapping stays as it is. An engine of another version or configuration is refused
+        // by wasmtime itself.
+        let loaded = unsafe { Component::deserialize_file(engine, &code_path) };
         loaded
             .inspect_err(
                 |e| tracing::warn!(file = %code_path.display(), "cached plugin is not usable, compiling it again: {e}"),
@@ -64,18 +65,17 @@ impl Cache {
             .ok()
     }
 
-    pub(super) fn put(&self, component: &[u8], compiled: &Component) {
-        if let Err(e) = self.try_put(component, compiled) {
+    pub(super) fn put(&self, component: &[u8], code: &[u8]) {
+        if let Err(e) = self.try_put(component, code) {
             tracing::warn!(dir = %self.dir.display(), "cannot keep a compiled plugin: {e}");
         }
     }
 
-    fn try_put(&self, component: &[u8], compiled: &Component) -> io::Result<()> {
-        let code = compiled.serialize().map_err(|e| io::Error::other(format!("{e:#}")))?;
+    fn try_put(&self, component: &[u8], code: &[u8]) -> io::Result<()> {
         let (code_path, digest_path) = self.paths(component);
         // A crash between the two leaves code without its digest, which `get` does not use.
-        replace(&code_path, &code)?;
-        replace(&digest_path, hex(&Sha256::digest(&code)).as_bytes())?;
+        replace(&code_path, code)?;
+        replace(&digest_path, hex(&Sha256::digest(code)).as_bytes())?;
         self.evict()
     }
 

@@ -6,10 +6,10 @@ use millrace_core::schema::Schema;
 
 use super::instance::{Exports, Prepared};
 use super::{WasmFactory, WasmJoinFactory, WasmTransformFactory};
-use crate::plugin::artifact::{Artifact, Kind, is_wasi_0_2};
+use crate::plugin::artifact::{Artifact, Kind};
 use crate::plugin::bindings::{aggregation, join, transform};
 use crate::plugin::engine::PluginEngine;
-use crate::plugin::limits::PluginLimits;
+use crate::plugin::limits::{Capabilities, PluginLimits};
 use crate::plugin::{
     AggregatorFactory as _, Info, JoinSignature, JoinerFactory as _, Result, Signature, TransformSignature,
     TransformerFactory as _,
@@ -24,7 +24,7 @@ pub struct Inspection {
     pub size_bytes: usize,
     pub was_core_module: bool,
     pub imports: Vec<String>,
-    /// those of the imports that are linked but do nothing
+    /// those of the imports that do nothing without a capability
     pub inert: Vec<String>,
     pub exports: Vec<String>,
     /// the interface release that it was built against
@@ -49,7 +49,7 @@ pub fn inspect(engine: &Arc<PluginEngine>, artifact: &Artifact) -> Result<Inspec
         size_bytes: artifact.size_bytes(),
         was_core_module: artifact.was_core_module(),
         imports: artifact.imports().to_vec(),
-        inert: artifact.imports().iter().filter(|i| is_wasi_0_2(i)).cloned().collect(),
+        inert: artifact.inert(Capabilities::default()),
         exports: artifact.exports().to_vec(),
         wit_version: artifact.kind().wit_version(),
     })

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{HasSelf, Instance as ComponentInstance, InstancePre, Linker};
+use wasmtime::component::{HasSelf, Instance as ComponentInstance, InstancePre, Linker, ResourceTableError};
 use wasmtime::{Store, Trap};
+use wasmtime_wasi::I32Exit;
 
 use crate::plugin::artifact::{Artifact, Kind};
 use crate::plugin::bindings::{aggregation, host, join, transform, types};
 use crate::plugin::engine::{PluginEngine, deadline_ticks};
-use crate::plugin::limits::{PluginLimits, TEXT_BYTES_MAX, cut};
+use crate::plugin::limits::{PluginLimits, TEXT_BYTES_MAX, WASI_HANDLES_MAX, cut};
 use crate::plugin::store::{HostState, LimitReached};
-use crate::plugin::{Info, PluginError, Result};
+use crate::plugin::{Info, PluginError, Result, wasi};
 
 /// One kind's exports in a component: found once, loaded for each instance.
 pub(super) trait Exports: Sized + Send + Sync + 'static {
@@ -83,8 +84,8 @@ impl<E: Exports> Prepared<E> {
         let link = || -> wasmtime::Result<_> {
             let mut linker = Linker::new(engine.engine());
             host::add_to_linker::<_, HasSelf<HostState>>(&mut linker, |state| state)?;
-            // Only `wasi:` 0.2 imports are left: the artifact was refused otherwise. Calling one traps.
-            linker.define_unknown_imports_as_traps(&component)?;
+            wasi::add_to_linker(&mut linker, limits.capabilities)?;
+            wasi::trap_on_the_rest(&mut linker, &component)?;
             let pre = linker.instantiate_pre(&component)?;
             let exports = E::find(&pre)?;
             Ok((pre, exports))
@@ -124,9 +125,10 @@ impl<E: Exports> Prepared<E> {
     }
 
     pub(super) fn instantiate(&self) -> Result<Instance<E::Guest>> {
-        let mut store = Store::new(self.engine.engine(), HostState::new(&self.name, self.limits.memory_bytes));
+        let mut store = Store::new(self.engine.engine(), HostState::new(&self.name, &self.limits));
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(self.limits.result_bytes_max);
+        store.set_max_component_handles(WASI_HANDLES_MAX);
         store.set_epoch_deadline(deadline_ticks(self.limits.startup_deadline));
         let instantiated = self.pre.instantiate(&mut store);
         match instantiated.and_then(|instance| self.exports.load(&mut store, &instance)) {
@@ -200,7 +202,7 @@ impl<G> Instance<G> {
                 plugin: self.name.clone(),
                 call,
                 message: format!("this instance failed before, in `{failed_in}`; it must be replaced by a new one"),
-                guest_log: self.store.data().log.last(),
+                guest_log: self.store.data().guest_log().last(),
                 out_of_memory: false,
             });
         }
@@ -220,15 +222,13 @@ impl<G> Instance<G> {
         match error {
             types::Error::Config(text) if call == "open" => refused("its configuration", text),
             types::Error::Input(text) if call == "open" => refused("its input", text),
-            types::Error::Config(text) | types::Error::Input(text) | types::Error::Internal(text) => {
-                PluginError::Trap {
-                    plugin,
-                    call,
-                    message: cut(text, TEXT_BYTES_MAX),
-                    guest_log: self.store.data().log.last(),
-                    out_of_memory: false,
-                }
-            }
+            types::Error::Config(text) | types::Error::Input(text) | types::Error::Internal(text) => PluginError::Trap {
+                plugin,
+                call,
+                message: cut(text, TEXT_BYTES_MAX),
+                guest_log: self.store.data().guest_log().last(),
+                out_of_memory: false,
+            },
         }
     }
 
@@ -257,30 +257,47 @@ fn trap(
     limits: &PluginLimits,
     deadline: Duration,
 ) -> PluginError {
-    let log = &store.data().log;
+    let mut log = store.data().guest_log();
+    log.end_lines();
     tracing::debug!(plugin, call, "plugin failed: {error:?}");
-    let limit = error.downcast_ref::<LimitReached>();
-    let mut message = if let Some(limit) = limit {
-        limit.to_string()
-    } else {
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) => format!("it ran past its deadline of {deadline:?}"),
-            Some(Trap::StackOverflow) => "its call stack is exhausted (endless recursion?)".to_owned(),
-            // Compiled languages keep arrays on a stack of their own, at the bottom of linear memory.
-            Some(Trap::MemoryOutOfBounds) => {
-                format!("{} (a call stack that overflows looks like this, too)", Trap::MemoryOutOfBounds)
-            }
-            Some(trap) => trap.to_string(),
-            // The type of this error is private to wasmtime.
-            None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
-                format!("it returned more than the {} bytes that one call may return", limits.result_bytes_max)
-            }
-            None => format!("{:#}", error),
-        }
-    };
+    let mut message = explained(error, limits, deadline);
     if let Some(last) = log.last_error() {
         message = format!("{message}; its last words: {last}");
     }
-    let out_of_memory = matches!(limit, Some(LimitReached::Memory { .. }));
+    let out_of_memory = matches!(error.downcast_ref(), Some(LimitReached::Memory { .. }));
     PluginError::Trap { plugin: plugin.to_owned(), call, message, guest_log: log.last(), out_of_memory }
+}
+
+/// What the guest did and, where there is a limit to raise, which.
+fn explained(error: &wasmtime::Error, limits: &PluginLimits, deadline: Duration) -> String {
+    if let Some(limit) = error.downcast_ref::<LimitReached>() {
+        return limit.to_string();
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return format!("it ended its program (exit code {code}) instead of returning");
+    }
+    // The types of these errors are private to wasmtime.
+    let root = error.root_cause().to_string();
+    if root.contains("fuel allocated for hostcalls") {
+        let limit = limits.result_bytes_max;
+        return format!("it returned more than the {limit} bytes that one call may return (`result_size` raises it)");
+    }
+    let table_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    if table_full || root.contains("store handle limit exceeded") {
+        return format!("it holds {WASI_HANDLES_MAX} WASI handles and wants more: it does not drop those it has used");
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => {
+            let key = if deadline == limits.deadline { "deadline" } else { "startup_deadline" };
+            format!("it ran past its deadline of {deadline:?} (`{key}` raises it)")
+        }
+        Some(Trap::StackOverflow) => "its call stack is exhausted (endless recursion?)".to_owned(),
+        // Compiled languages keep arrays on a stack of their own, at the bottom of linear memory.
+        Some(Trap::MemoryOutOfBounds) => {
+            format!("{} (a call stack that overflows looks like this, too)", Trap::MemoryOutOfBounds)
+        }
+        Some(trap) => trap.to_string(),
+        // Without the stack of the guest, which `tracing::debug` has.
+        None => root,
+    }
 }

@@ -3,25 +3,40 @@
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::Path;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::plugin::PluginLimits;
 use crate::spec::cursor::Cursor;
 use crate::spec::model::PluginSpec;
 use crate::spec::{paths, suggest};
 
-const DEADLINE_MS: u64 = 1_000;
 const HOUR_MS: u64 = 3_600_000;
 /// A page of linear memory.
 const MEMORY_BYTES_MIN: u64 = 64 << 10;
 /// 32-bit linear memory has no more.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// Less would not hold one chunk of state.
+const RESULT_BYTES_MIN: u64 = 1 << 20;
+const RESULT_BYTES_MAX: u64 = 1 << 30;
+const LOG_RATE_MAX: i64 = 10_000;
 const CAPABILITIES: [&str; 2] = ["clock", "random"];
 
 pub fn read(c: &Cursor<'_>) -> Option<PluginSpec> {
     let path = c.required("path", Cursor::string).map(|path| paths::absolute(&c.doc.dir, &path));
     let memory_bytes = c.size_bytes("memory", MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX);
-    let deadline_ms = c.duration_ms("deadline", 1..=HOUR_MS).unwrap_or(DEADLINE_MS);
+    let default = PluginLimits::default();
+    let duration_ms = |key, default: Duration| {
+        let asked = c.duration_ms(key, 1..=HOUR_MS);
+        asked.unwrap_or_else(|| u64::try_from(default.as_millis()).unwrap_or(HOUR_MS))
+    };
+    let deadline_ms = duration_ms("deadline", default.deadline);
+    let startup_deadline_ms = duration_ms("startup_deadline", default.startup_deadline);
+    let result_bytes = c.size_bytes("result_size", RESULT_BYTES_MIN..=RESULT_BYTES_MAX);
+    let result_bytes =
+        result_bytes.or_else(|| u64::try_from(default.result_bytes_max).ok()).unwrap_or(RESULT_BYTES_MAX);
+    let log_rate = c.integer("log_rate", 0..=LOG_RATE_MAX).unwrap_or(default.log_messages_per_second);
     let capabilities = c.strings("capabilities").unwrap_or_default();
     for (index, capability) in capabilities.iter().enumerate() {
         if !CAPABILITIES.contains(&capability.as_str()) {
@@ -39,7 +54,16 @@ pub fn read(c: &Cursor<'_>) -> Option<PluginSpec> {
     c.finish();
     let path = path?;
     check_file(c, &path, sha256.as_deref())?;
-    Some(PluginSpec { path, memory_bytes, capabilities, deadline_ms, sha256 })
+    Some(PluginSpec {
+        path,
+        memory_bytes,
+        capabilities,
+        deadline_ms,
+        startup_deadline_ms,
+        result_bytes,
+        log_rate,
+        sha256,
+    })
 }
 
 fn check_file(c: &Cursor<'_>, path: &Path, pin: Option<&str>) -> Option<()> {
