@@ -72,7 +72,8 @@ impl TransformSubject {
         let (factory, config) = (Arc::clone(&self.factory), self.spec.config.clone());
         let offered = columns::offered_schema(&self.input, &self.spec.columns);
         let open: OpenTransformer = Box::new(move || factory.open(&config, &offered));
-        let mut plugin = TransformPlugin::new("case".into(), &self.spec, &self.input, open, Arc::default(), None)?;
+        let mut plugin =
+            TransformPlugin::new("case".into(), &self.spec, &self.input, open, Arc::default(), None, u64::MAX)?;
         let rows = step.events.num_rows();
         let size = if way == Way::RowByRow { 1 } else { rows.max(1) };
         let mut outcome = StepOutcome::default();
