@@ -73,7 +73,7 @@ first_user = "min(user_id)"
 users = "count(distinct user_id)"
 about_users = "approx_distinct(user_id)"
 
-[sinks.counts]
+[sinks.counted]
 type = "iceberg"
 inputs = ["counts"]
 catalog = "lake"

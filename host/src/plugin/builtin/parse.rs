@@ -28,7 +28,7 @@ pub fn parse(name: &str, text: &str) -> Result<Aggregate, Wrong> {
         Expr::Function(call) => call,
         Expr::BinaryOp { .. } | Expr::UnaryOp { .. } | Expr::Nested(_) | Expr::Cast { .. } => {
             return Err(wrong(
-                format!("`{text}` is an expression around an aggregate, or has none"),
+                format!("`{text}` is an expression, and an aggregate is one function of one column"),
                 "give each aggregate a column of its own, and put them together downstream",
             ));
         }
@@ -73,10 +73,10 @@ fn function(called: &str, distinct: bool, has_argument: bool) -> Result<Function
         ));
     }
     if !has_argument && function != Function::Count {
-        let column = if distinct { "count(distinct user_id)" } else { "sum(revenue)" };
+        let (given, example) = if distinct { ("distinct *", "count(distinct user_id)") } else { ("*", "sum(revenue)") };
         return Err(wrong(
-            format!("only `count` takes `*`, `{called}` takes a column"),
-            format!("for example `{column}`"),
+            format!("`{called}({given})` lacks the name of a column"),
+            format!("only `count(*)` does without: for example `{example}`"),
         ));
     }
     Ok(function)
