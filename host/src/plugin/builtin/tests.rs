@@ -398,7 +398,15 @@ fn speed() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
     };
-    let kind = |n| if n < 90 { "impression" } else if n < 99 { "click" } else { "conversion" };
+    let kind = |n| {
+        if n < 90 {
+            "impression"
+        } else if n < 99 {
+            "click"
+        } else {
+            "conversion"
+        }
+    };
     let batches: Vec<(Vec<ArrayRef>, Vec<u32>)> = (0..64)
         .map(|_| {
             let kinds: StringArray = (0..ROWS).map(|_| Some(kind(random(100)))).collect();
@@ -428,9 +436,15 @@ fn speed() {
         let aggregates: Vec<_> = texts.iter().enumerate().map(|(n, t)| parse(&format!("a{n}"), t).unwrap()).collect();
         measure(&texts.join(", "), &BuiltinFactory::new("speed", &aggregates, u64::MAX), "");
     };
-    for text in ["count(*)", "count(*) filter (where event_type = 'click')", "sum(revenue)", "avg(revenue)", "min(user_id)",
-        "count(distinct user_id)", "approx_distinct(user_id)"]
-    {
+    for text in [
+        "count(*)",
+        "count(*) filter (where event_type = 'click')",
+        "sum(revenue)",
+        "avg(revenue)",
+        "min(user_id)",
+        "count(distinct user_id)",
+        "approx_distinct(user_id)",
+    ] {
         builtin(&[text]);
     }
     let filters = ["impression", "click", "conversion"].map(|k| format!("count(*) filter (where event_type = '{k}')"));
