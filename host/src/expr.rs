@@ -137,7 +137,8 @@ fn always_fails(reason: String) -> Wrong {
 
 /// The physical expression, and whether it can be null.
 fn plan(sql: &str, input: &Schema, arrow: &SchemaRef) -> Result<(Arc<dyn PhysicalExpr>, bool), Wrong> {
-    let parsed = parse(sql)?;
+    let mut parsed = parse(sql)?;
+    names::columns_first(&mut parsed, input);
     names::check(&parsed, sql, input, &STATE)?;
     let columns = DFSchema::try_from(Arc::clone(arrow)).map_err(|e| refused(&e))?;
     let context = SimplifyContext::default()

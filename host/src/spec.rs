@@ -116,5 +116,4 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
 pub type OpenPlugin<'a> = dyn Fn(&str, &model::PluginSpec, &str, &Schema) -> Result<Signature, String> + 'a;
 
 /// The same of a transform plugin.
-pub type OpenTransform<'a> =
-    dyn Fn(&str, &model::PluginSpec, &str, &Schema) -> Result<TransformSignature, String> + 'a;
+pub type OpenTransform<'a> = dyn Fn(&str, &model::PluginSpec, &str, &Schema) -> Result<TransformSignature, String> + 'a;

@@ -4,12 +4,28 @@ use std::ops::{ControlFlow, Range};
 
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::Volatility;
-use datafusion::sql::sqlparser::ast::{Expr, Function, Ident, Query, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArguments, Ident, Query, Visit, Visitor, visit_expressions_mut,
+};
 use datafusion::sql::sqlparser::tokenizer::Span;
 use millrace_core::schema::Schema;
 
 use super::Wrong;
 use crate::spec::suggest;
+
+/// A word that SQL takes for a function without parentheses (`user`, `current_date`) is a column if there is one of that name.
+pub fn columns_first(expr: &mut Expr, input: &Schema) {
+    let _ = visit_expressions_mut(expr, |expr| {
+        if let Expr::Function(function) = expr
+            && matches!(function.args, FunctionArguments::None)
+            && let Some(ident) = function.name.0.first().and_then(|part| part.as_ident()).cloned()
+            && input.field(&ident.value).is_some()
+        {
+            *expr = Expr::Identifier(ident);
+        }
+        ControlFlow::<()>::Continue(())
+    });
+}
 
 /// The first name that is wrong.
 pub fn check(expr: &Expr, sql: &str, input: &Schema, state: &SessionState) -> Result<(), Wrong> {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use arrow_array::types::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, Float64Array, Int32Array, StringArray, TimestampMicrosecondArray};
+use arrow_array::{Array, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use millrace_core::schema::Field;
 
 use super::*;
@@ -13,6 +13,7 @@ fn input() -> Schema {
         Field::new("userId", DataType::String, true),
         Field::new("timestamp", DataType::Timestamptz, false),
         Field::new("revenue", DataType::Double, true),
+        Field::new("user", DataType::Long, false),
     ])
 }
 
@@ -23,6 +24,7 @@ fn rows() -> RecordBatch {
         Arc::new(StringArray::from(vec![Some("Ann"), None, Some("12")])),
         Arc::new(TimestampMicrosecondArray::from(vec![0, 1_500_000, 86_400_000_000]).with_timezone("+00:00")),
         Arc::new(Float64Array::from(vec![Some(1.5), None, Some(f64::NAN)])),
+        Arc::new(Int64Array::from(vec![7, 8, 9])),
     ];
     RecordBatch::try_new(input().to_arrow(), columns).unwrap()
 }
@@ -49,6 +51,8 @@ fn values_types_and_nulls() {
     let (values, data_type, _) = value("cast(a AS long) + 1");
     assert_eq!(data_type, DataType::Long);
     assert_eq!(values.as_primitive::<Int64Type>().values(), &[7, i64::from(i32::MAX) + 1, -2]);
+    // a word that SQL knows, too
+    assert_eq!(value("user + 1").0.as_primitive::<Int64Type>().values(), &[8, 9, 10]);
     let (values, data_type, nullable) = value("upper(\"userId\")");
     assert_eq!((data_type, nullable), (DataType::String, true));
     assert_eq!(values.as_string::<i32>().value(0), "ANN");

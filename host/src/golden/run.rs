@@ -114,7 +114,7 @@ impl Subject {
 }
 
 /// The case as an aggregation of a pipeline; a transform has no key, and its window says nothing.
-pub fn spec_of(case: &Case, plugin: &str) -> AggregationSpec {
+fn spec_of(case: &Case, plugin: &str) -> AggregationSpec {
     AggregationSpec {
         inputs: Vec::new(),
         key: case.key.clone(),

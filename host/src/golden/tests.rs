@@ -85,6 +85,23 @@ fn run(text: String, way: Way) -> Vec<Difference> {
     differences(&case, &subject, &outcome)
 }
 
+/// The files that campaign-metrics passes as a component, in every language.
+#[test]
+fn the_files_of_campaign_metrics_pass_natively() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/campaign-metrics/tests");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let cases: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(cases.len() >= 2, "{cases:?}");
+    for path in cases {
+        let case = case::load(&path, Kind::Aggregation).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let subject = Subject::open(&native(), &case).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        for way in Way::ALL {
+            let outcome = subject.run(&case, way).unwrap();
+            assert_eq!(differences(&case, &subject, &outcome), [], "{}, {way}", path.display());
+        }
+    }
+}
+
 #[test]
 fn a_right_case_passes_in_every_way() {
     for way in Way::ALL {

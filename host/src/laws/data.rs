@@ -22,6 +22,9 @@ pub const PARTS: usize = 3;
 /// Rows of the generated trials: small ones for what goes wrong at once, a large one for what takes many.
 const GENERATED_ROWS: [usize; 4] = [3, 12, 60, 400];
 
+/// Of a case with many events, the first ones do.
+const GIVEN_ROWS_MAX: usize = 2_000;
+
 impl Trial {
     pub fn new(rows: Vec<Row>, cuts: [usize; 2]) -> Self {
         let part = |at: usize| cuts.iter().filter(|cut| at >= **cut).count();
@@ -39,7 +42,8 @@ impl Trial {
 
 /// The case's rows, then the generated ones. The seed is the same for ever: a red run is red again.
 pub fn trials(subject: &LawSubject, case: &Case) -> Vec<Trial> {
-    let given: Vec<Row> = case.steps.iter().flat_map(|step| rows::encode(&step.events.rows)).collect();
+    let mut given: Vec<Row> = case.steps.iter().flat_map(|step| rows::encode(&step.events.rows)).collect();
+    given.truncate(GIVEN_ROWS_MAX);
     let n = given.len();
     let mut out = vec![Trial::new(given.clone(), [n.div_ceil(3), (2 * n).div_ceil(3)])];
     if n > 3 {

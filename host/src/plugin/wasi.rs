@@ -77,6 +77,8 @@ const LINKED_VERSION: &str = "0.2.12";
 pub(super) fn trap_on_the_rest(linker: &mut Linker<HostState>, component: &Component) -> Result<()> {
     struct Nobody;
     let engine = component.engine();
+    // An interface that uses a resource of another one names it again: that is no resource of its own.
+    let mut known = Vec::new();
     for (name, import) in component.component_type().imports(engine) {
         let (Some((interface, _)), ComponentItem::ComponentInstance(wanted)) = (name.rsplit_once('@'), import.ty)
         else {
@@ -93,7 +95,10 @@ pub(super) fn trap_on_the_rest(linker: &mut Linker<HostState>, component: &Compo
                     let called = format!("it called `{name}#{item}`, which this host does not have");
                     instance.func_new(item, move |_, _, _, _| Err(wasmtime::Error::msg(called.clone())))
                 }
-                ComponentItem::Resource(_) => instance.resource(item, ResourceType::host::<Nobody>(), |_, _| Ok(())),
+                ComponentItem::Resource(resource) if !known.contains(&resource) => {
+                    known.push(resource);
+                    instance.resource(item, ResourceType::host::<Nobody>(), |_, _| Ok(()))
+                }
                 _ => Ok(()),
             };
         }

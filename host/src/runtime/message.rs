@@ -45,7 +45,9 @@ impl std::fmt::Display for TaskId {
 /// A task's part of a checkpoint.
 #[derive(Debug)]
 pub enum Part {
-    Source { partitions: Vec<PartitionState> },
+    Source {
+        partitions: Vec<PartitionState>,
+    },
     Operator(OperatorPart),
     /// an operator that keeps nothing
     Stateless,

@@ -48,6 +48,10 @@ fn a_new_plugin_builds_its_tests_pass_and_its_pipeline_runs() -> Result<()> {
     let inspected = well(&project, &["plugin", "inspect", "--format", "json"])?;
     let inspected: serde_json::Value = serde_json::from_str(&inspected)?;
     ensure!(inspected["name"] == "first-try" && inspected["signature"]["output"][0]["name"] == "events", "{inspected}");
+    let component = ["plugin", "bench", "target/first-try.wasm", "--case", "tests/basic.toml"];
+    let measured = well(&project, &[&component[..], &["--rows", "1000", "--format", "json"]].concat())?;
+    let measured: serde_json::Value = serde_json::from_str(&measured)?;
+    ensure!(measured["batches"][0]["ns_per_row"].as_f64().is_some_and(|ns| ns > 0.0), "{measured}");
     let ran = well(&project, &["run", "pipeline.toml", "--until-end", "--progress", "none"])?;
     ensure!(ran.contains("unique_users") && ran.contains("campaign-000002"), "{ran}");
     Ok(())
@@ -92,5 +96,22 @@ fn a_wrong_plugin_is_told_what_is_wrong() -> Result<()> {
     std::fs::write(&source, "fn")?;
     let built = millrace(&project, &["plugin", "build"])?;
     ensure!(built.status.code() == Some(1) && text(&built).contains("cargo build failed"), "{}", text(&built));
+    Ok(())
+}
+
+#[test]
+fn the_other_kinds_build_and_pass_too() -> Result<()> {
+    let scratch = Scratch::new("plugin-kinds")?;
+    for (kind, says) in [("transform", "1 case passed, 0 failed"), ("join", "it loads")] {
+        let name = format!("a-{kind}");
+        well(scratch.path(), &["plugin", "new", &name, "--kind", kind])?;
+        let project = scratch.path().join(&name);
+        well(&project, &["plugin", "build"])?;
+        let tested = well(&project, &["plugin", "test"])?;
+        ensure!(tested.contains(says), "{kind}: {tested}");
+    }
+    let ran =
+        well(&scratch.path().join("a-transform"), &["run", "pipeline.toml", "--until-end", "--progress", "none"])?;
+    ensure!(ran.contains("platform") && ran.contains("ios"), "{ran}");
     Ok(())
 }

@@ -112,7 +112,14 @@ pub fn compile_as_child(memory_bytes: u64, cpu_seconds: u64) -> Result<(), Strin
 fn limit_this_process(memory_bytes: u64, cpu_seconds: u64) -> std::io::Result<()> {
     let limits = [(libc::RLIMIT_AS, memory_bytes), (libc::RLIMIT_CPU, cpu_seconds), (libc::RLIMIT_CORE, 0)];
     for (resource, most) in limits {
-        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `now` is a valid structure that lives through the call.
+        if unsafe { libc::getrlimit(resource, &raw mut now) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // At the soft limit of processor time comes SIGXCPU, at the hard one a kill that does not say why.
+        let (soft, hard) = (most.min(now.rlim_max), most.saturating_add(1).min(now.rlim_max));
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
         // SAFETY: `limit` is a valid structure that lives through the call.
         if unsafe { libc::setrlimit(resource, &raw const limit) } != 0 {
             return Err(std::io::Error::last_os_error());

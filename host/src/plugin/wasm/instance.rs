@@ -222,13 +222,15 @@ impl<G> Instance<G> {
         match error {
             types::Error::Config(text) if call == "open" => refused("its configuration", text),
             types::Error::Input(text) if call == "open" => refused("its input", text),
-            types::Error::Config(text) | types::Error::Input(text) | types::Error::Internal(text) => PluginError::Trap {
-                plugin,
-                call,
-                message: cut(text, TEXT_BYTES_MAX),
-                guest_log: self.store.data().guest_log().last(),
-                out_of_memory: false,
-            },
+            types::Error::Config(text) | types::Error::Input(text) | types::Error::Internal(text) => {
+                PluginError::Trap {
+                    plugin,
+                    call,
+                    message: cut(text, TEXT_BYTES_MAX),
+                    guest_log: self.store.data().guest_log().last(),
+                    out_of_memory: false,
+                }
+            }
         }
     }
 

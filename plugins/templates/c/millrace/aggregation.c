@@ -102,9 +102,9 @@ bool ml_reject_text(ml_reason *reason, const char *what, ml_text value) {
   *at++ = '"';
   for (size_t i = 0; i < value.length; i++) {
     char c = value.data[i];
-    const char *escaped = c ? strchr("\"\"\\\\\nn\tt\rr", c) : NULL;
+    char escaped = c == '\n' ? 'n' : c == '\t' ? 't' : c == '\r' ? 'r' : c == '"' || c == '\\' ? c : 0;
     if (escaped) *at++ = '\\';
-    *at++ = escaped ? (c == '"' || c == '\\' ? c : escaped[1]) : c;
+    *at++ = escaped ? escaped : c;
   }
   *at++ = '"';
   reason->text = text;

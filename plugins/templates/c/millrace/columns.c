@@ -74,7 +74,7 @@ static uint8_t *bits_of(size_t rows, const char *flags, size_t stride) {
   return bits;
 }
 
-static void write_texts(size_t rows, const char *from, size_t stride, const bool *nullable,
+static void write_texts(size_t rows, const char *from, size_t stride, bool nullable,
                         millrace_types_types_var_bytes_t *texts) {
   size_t length = 0;
   texts->offsets.ptr = ml_allocate((rows + 1) * sizeof(uint32_t));
@@ -82,7 +82,7 @@ static void write_texts(size_t rows, const char *from, size_t stride, const bool
   texts->offsets.ptr[0] = 0;
   for (size_t row = 0; row < rows; row++) {
     const ml_text *value = (const ml_text *)(from + row * stride);
-    bool present = !*nullable || *(const bool *)(value + 1);
+    bool present = !nullable || *(const bool *)(value + 1);
     length += present ? value->length : 0;
     texts->offsets.ptr[row + 1] = (uint32_t)length;
   }
@@ -100,7 +100,7 @@ void ml_write(const ml_field *field, size_t rows, const char *structs, size_t st
   memset(column, 0, sizeof *column);
   column->data.tag = (uint8_t)(field->type + (field->type < ML_BINARY ? 1 : 2));
   if (field->type == ML_STRING || field->type == ML_BINARY) {
-    write_texts(rows, from, stride, &field->nullable, &column->data.val.utf8);
+    write_texts(rows, from, stride, field->nullable, &column->data.val.utf8);
   } else if (field->type == ML_BOOLEAN) {
     column->data.val.boolean.ptr = bits_of(rows, from, stride);
     column->data.val.boolean.len = (rows + 7) / 8;

@@ -3,21 +3,25 @@
 
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { componentize } from "@bytecodealliance/componentize-js";
 
-const [sourcePath, kind, output] = process.argv.slice(2);
-const wit = join(dirname(fileURLToPath(import.meta.url)), "wit");
+const [source, kind, output] = process.argv.slice(2);
+const helper = dirname(fileURLToPath(import.meta.url));
+const wit = join(helper, "wit");
 const folder = mkdtempSync(join(tmpdir(), "millrace-"));
 try {
   cpSync(join(wit, kind), folder, { recursive: true });
   cpSync(join(wit, "types"), join(folder, "deps", "types"), { recursive: true });
+  mkdirSync(dirname(output), { recursive: true });
+  const sourcePath = resolve(`${output}.js`);
+  const from = (file) => JSON.stringify(`./${relative(dirname(sourcePath), file)}`);
+  writeFileSync(sourcePath, `import ${from(join(helper, "console.js"))};\nexport * from ${from(resolve(source))};\n`);
   const { component } = await componentize({
     sourcePath, witPath: folder, worldName: `${kind}-plugin`,
     disableFeatures: ["stdio", "random", "clocks", "http", "fetch-event"],
   });
-  mkdirSync(dirname(output), { recursive: true });
   writeFileSync(output, component);
 } finally {
   rmSync(folder, { recursive: true, force: true });
