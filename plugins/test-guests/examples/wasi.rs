@@ -1,5 +1,8 @@
 //! A transform that uses WASI as guests of other languages do. `config` is `{"mode":"…"}`: each mode tries one thing in
 //! `process` and returns, in one row, what came of it.
+
+// A linker of native libraries does not take the names of a component's exports.
+#![cfg(target_arch = "wasm32")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
