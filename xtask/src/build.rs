@@ -30,7 +30,8 @@ fn build_plugins() -> Result<()> {
     let folder = shell::target().join("plugins");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     for (package, file) in PLUGINS {
-        build_guests(&["-p", package])?;
+        // As an rlib, too, it would not be optimised as a whole.
+        build_guests(&["rustc", "-p", package, "--lib", "--crate-type", "cdylib"])?;
         let built = shell::target().join(WASM_TARGET).join("release").join(file);
         // beside it first: a running pipeline never sees half a file
         let fresh = folder.join(format!("{file}.new"));
@@ -45,16 +46,17 @@ fn build_plugins() -> Result<()> {
 fn build_guests(what: &[&str]) -> Result<()> {
     shell::run(
         shell::cargo()
-            .args(["build", "--release", "--target", WASM_TARGET])
             .args(what)
+            .args(["--release", "--target", WASM_TARGET])
             .env("CARGO_PROFILE_RELEASE_LTO", "true")
+            .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
     )
 }
 
 pub fn bench(arguments: &[String]) -> Result<ExitCode> {
     run()?;
-    build_guests(&["-p", "millrace-sdk-guests", "--examples"])?;
+    build_guests(&["build", "-p", "millrace-sdk-guests", "--examples"])?;
     let status = shell::status(
         shell::cargo()
             .args(["run", "--release", "-p", "millrace-tests", "--features", "bench", "--bin", "bench", "--"])

@@ -99,7 +99,9 @@ fn run_command(project: &Project) -> Result<(), Failure> {
 fn cargo_build(project: &Project) -> Result<PathBuf, Failure> {
     add_target(&project.dir)?;
     let output = Command::new("cargo")
-        .args(["build", "--release", "--target", WASM_TARGET, "--message-format", "json-render-diagnostics"])
+        // as an rlib, too, it would not be optimised as a whole
+        .args(["rustc", "--release", "--lib", "--crate-type", "cdylib", "--target", WASM_TARGET])
+        .args(["--message-format", "json-render-diagnostics"])
         .current_dir(&project.dir)
         .stderr(Stdio::inherit())
         .output()
