@@ -176,8 +176,8 @@ pub struct ReplayArgs {
     /// the rows of the call that are sent
     #[arg(long, value_enum, default_value_t = ReplayRows::All)]
     pub rows: ReplayRows,
-    #[arg(long, value_enum, default_value_t = ReplayFormat::Text)]
-    pub format: ReplayFormat,
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    pub format: Form,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -187,8 +187,9 @@ pub enum ReplayRows {
     Guilty,
 }
 
+/// How a command answers that has no rows to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ReplayFormat {
+pub enum Form {
     Text,
     Json,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Failure;
+use super::{Failure, Form};
 use crate::plugin::Kind;
 
 mod bench;
@@ -126,13 +126,6 @@ pub struct TestArgs {
     pub no_laws: bool,
     #[arg(long, value_enum, default_value_t = Form::Text)]
     pub format: Form,
-}
-
-/// How a plugin command answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
-    Text,
-    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -11,7 +11,7 @@ use millrace_core::limits::STATE_CHUNK_BYTES;
 use serde_json::json;
 
 use super::open::start_engine;
-use super::{Failure, ReplayArgs, ReplayFormat, ReplayRows};
+use super::{Failure, Form, ReplayArgs, ReplayRows};
 use crate::capture::{Capture, GROUP, Kind};
 use crate::plugin::artifact::Artifact;
 use crate::plugin::wasm::{WasmFactory, WasmTransformFactory};
@@ -41,8 +41,8 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let artifact = artifact(&capture, args.plugin.as_deref())?;
     let outcome = replay(&capture, &artifact, args.rows)?;
     match args.format {
-        ReplayFormat::Json => println!("{:#}", as_json(&capture, &outcome)),
-        ReplayFormat::Text => print!("{}", as_text(&capture, &outcome)?),
+        Form::Json => println!("{:#}", as_json(&capture, &outcome)),
+        Form::Text => print!("{}", as_text(&capture, &outcome)?),
     }
     match outcome.error {
         None => Ok(()),

@@ -287,7 +287,7 @@ fn check_parameters(written: &mut ImplItemFn, takes: Option<Receiver>, parameter
     if let Some(takes) = takes {
         let Some(FnArg::Receiver(receiver)) = inputs.next() else { return Err(wrong) };
         let is_mut = receiver.mutability.is_some();
-        if receiver.reference.is_none() || (takes == Receiver::Mut) > is_mut || (takes == Receiver::Ref && is_mut) {
+        if receiver.reference.is_none() || (takes == Receiver::Mut && !is_mut) || (takes == Receiver::Ref && is_mut) {
             return Err(wrong);
         }
         if takes == Receiver::Either && !is_mut {
