@@ -72,9 +72,7 @@ fn bomb() -> Vec<u8> {
         }
         code.push(0x0b);
     }
-    for _ in 0..depth {
-        code.push(0x0b);
-    }
+    code.extend(std::iter::repeat_n(0x0b, depth));
     function(locals, &code)
 }
 

@@ -21,9 +21,12 @@ const NODE_PACKAGES: &str = "plugins/campaign-metrics/javascript/package.json";
 const PYTHON_PACKAGES: [&str; 2] =
     ["plugins/templates/python/millrace/requirements.txt", "plugins/templates/c/millrace/requirements.txt"];
 
+/// False: it ran, and did not go well.
+type Step = fn() -> Result<bool>;
+
 /// Each is one test: passed, failed, and skipped.
 pub fn run() -> Result<(u64, u64, u64)> {
-    let languages: [(&str, Option<&str>, &[fn() -> Result<bool>]); 3] = [
+    let languages: [(&str, Option<&str>, &[Step]); 3] = [
         ("javascript", needs::for_javascript(), &[node_packages, javascript_helper]),
         ("python", needs::for_python(), &[python_packages, python_helper]),
         ("c", needs::for_python(), &[python_packages]),

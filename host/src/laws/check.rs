@@ -118,7 +118,7 @@ impl<'a> Check<'a> {
     fn merge_is_update(&self) -> Seen {
         let parts: Vec<&[u32]> = (0..self.trial.parts.len()).map(|part| self.part(part)).collect();
         let mut whole = self.after(&[&parts.concat()])?;
-        let mut merged = self.after(&parts.get(..1).unwrap_or_default().to_vec())?;
+        let mut merged = self.after(parts.get(..1).unwrap_or_default())?;
         for rows in parts.iter().skip(1) {
             let mut from = self.after(&[rows])?;
             self.merged(&mut merged, &mut from, &self.groups_of(rows))?;

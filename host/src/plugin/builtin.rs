@@ -289,7 +289,8 @@ impl Builtin {
     /// The next rows of an export: about `max_bytes` of them, and at least one.
     fn entries(&mut self, groups: &[u32], cursor: u64, max_bytes: u64) -> (Vec<Entry>, Option<u64>) {
         // the cursor: how many groups are done, and parts of the next one
-        let (mut at, mut part) = ((cursor >> 32) as usize, (cursor & u64::from(u32::MAX)) as usize);
+        let half = |bits: u64| usize::try_from(bits & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        let (mut at, mut part) = (half(cursor >> 32), half(cursor));
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while let Some(&slot) = groups.get(at) {
             if bytes >= max_bytes && !entries.is_empty() {

@@ -114,8 +114,8 @@ fn cargo_build(project: &Project) -> Result<PathBuf, Failure> {
     let component = made
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact")
-        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+        .filter(|message| message.get("reason").is_some_and(|reason| reason == "compiler-artifact"))
+        .flat_map(|message| message.get("filenames").and_then(Value::as_array).cloned().unwrap_or_default())
         .filter_map(|file| Some(PathBuf::from(file.as_str()?)))
         .rfind(|file| file.extension().is_some_and(|e| e == "wasm"));
     component.ok_or_else(|| {

@@ -21,8 +21,10 @@ struct Offer {
 }
 
 pub fn run(args: &InspectArgs) -> Result<(), Failure> {
-    let project = if args.path.is_dir() { Some(Project::load(&args.path)?) } else { None };
-    let path = project.as_ref().map_or(args.path.as_path(), |project| project.component.as_path());
+    let is_dir = args.path.is_dir();
+    let project = if is_dir { Some(Project::load(&args.path)?) } else { Project::of(&args.path) };
+    let of_dir = project.as_ref().filter(|_| is_dir).map(|project| project.component.as_path());
+    let path = of_dir.unwrap_or(&args.path);
     let artifact = load::artifact(path, project.as_ref())?;
     let offer = offer(args, project.as_ref(), artifact.kind())?;
     let engine = load::engine()?;

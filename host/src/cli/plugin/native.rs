@@ -53,7 +53,7 @@ pub fn measure(project: &Project, rows: &Rows<'_>, batches: &[usize]) -> Result<
     if measured.len() == batches.len() { Ok(measured) } else { Err("it did not answer as expected".to_owned()) }
 }
 
-fn write_crate(dir: &Path, sdk: &Path, folder: &PathBuf, rows: &Rows<'_>) -> Result<(), String> {
+fn write_crate(dir: &Path, sdk: &Path, folder: &Path, rows: &Rows<'_>) -> Result<(), String> {
     let read = |path: PathBuf| std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()));
     let manifest: toml::Table = toml::from_str(&read(dir.join("Cargo.toml"))?).map_err(|e| e.to_string())?;
     let package = manifest.get("package").and_then(|p| p.get("name")).and_then(toml::Value::as_str);

@@ -46,6 +46,13 @@ impl Project {
         read(dir, &source).map_err(|found| Failure::Usage(found.render(colour())))
     }
 
+    /// The project that this file is the component of.
+    pub fn of(component: &Path) -> Option<Self> {
+        let file = component.canonicalize().ok()?;
+        let dir = file.ancestors().skip(1).find(|dir| dir.join(FILE).is_file())?;
+        Self::load(dir).ok().filter(|project| project.component.canonicalize().is_ok_and(|own| own == file))
+    }
+
     /// The cases' files in `tests/`, by name.
     pub fn cases(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = std::fs::read_dir(self.tests())

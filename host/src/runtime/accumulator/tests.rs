@@ -74,7 +74,7 @@ impl Aggregator for Fragile {
                     self.dead = true;
                     return Err(trap("update", self.world.out_of_memory));
                 }
-                FLAKY if self.world.flaky.fetch_add(1, Relaxed) % 3 == 0 => {
+                FLAKY if self.world.flaky.fetch_add(1, Relaxed).is_multiple_of(3) => {
                     self.dead = true;
                     return Err(trap("update", false));
                 }

@@ -208,9 +208,7 @@ proptest! {
         let done = steps.apply(&rows(&numbers_in), &|_| Place::default()).unwrap();
         let (mut from, mut doubled, mut failed) = (vec![], vec![], vec![]);
         for (row, &n) in (0_u32..).zip(&numbers_in).filter(|(_, n)| **n != 7) {
-            if is_poison(n) {
-                failed.push(row);
-            } else if n < 0 {
+            if is_poison(n) || n < 0 {
                 failed.push(row);
             } else {
                 for _ in 0..n % 3 {
