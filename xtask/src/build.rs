@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::{needs, shell};
 
 /// Package, the file cargo makes of it, and its name below `target/plugins`.
-const PLUGINS: [(&str, &str); 3] = [
+pub const PLUGINS: [(&str, &str); 3] = [
     ("campaign-metrics", "campaign_metrics.wasm"),
     ("event-cleaner", "event_cleaner.wasm"),
     ("touchpoints", "touchpoints.wasm"),

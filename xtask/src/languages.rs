@@ -1,5 +1,6 @@
-//! Plugins in other languages than Rust: their helper libraries' own tests, then campaign-metrics of each, built as an
-//! author would (a folder with `plugin.toml`, the helper and `wit/`), through the golden cases that the Rust plugin passes.
+//! The plugins' golden cases: those in Rust; then the helper libraries of the other languages by themselves, and
+//! campaign-metrics in each, built as an author would (a folder with `plugin.toml`, the helper and `wit/`), through the cases
+//! that the Rust plugin passes.
 //!
 //! ```text
 //!   target/languages/node_modules, venv     the compilers of JavaScript, Python and C, from npm and PyPI, once
@@ -12,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{needs, shell};
+use crate::{build, needs, shell};
 
 const PLUGIN: &str = "plugins/campaign-metrics";
 const TEMPLATES: &str = "plugins/templates";
@@ -26,23 +27,23 @@ type Step = fn() -> Result<bool>;
 
 /// Each is one test: passed, failed, and skipped.
 pub fn run() -> Result<(u64, u64, u64)> {
-    let languages: [(&str, Option<&str>, &[Step]); 3] = [
-        ("javascript", needs::for_javascript(), &[node_packages, javascript_helper]),
-        ("python", needs::for_python(), &[python_packages, python_helper]),
-        ("c", needs::for_python(), &[python_packages]),
+    let languages: [(&str, Option<&str>, &[Step]); 4] = [
+        ("rust", None, &[rust]),
+        ("javascript", needs::for_javascript(), &[node_packages, javascript_helper, || cases("javascript")]),
+        ("python", needs::for_python(), &[python_packages, python_helper, || cases("python")]),
+        ("c", needs::for_python(), &[python_packages, || cases("c")]),
     ];
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for (language, missing, before) in languages {
+    for (language, missing, steps) in languages {
         if let Some(missing) = missing {
             eprintln!("plugins in {language} are skipped: {missing}");
             skipped += 1;
             continue;
         }
         let mut well = true;
-        for step in before {
+        for step in steps {
             well = well && step()?;
         }
-        well = well && cases(language)?;
         println!("plugins in {language}: {}", if well { "ok" } else { "FAILED" });
         if well { passed += 1 } else { failed += 1 }
     }
@@ -145,6 +146,26 @@ fn cases(language: &str) -> Result<bool> {
     for verb in ["build", "test"] {
         let mut millrace = with_tools(shell::target().join("release/millrace"))?;
         if !well(millrace.args(["plugin", verb]).arg(&project))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The cases of the components in `target/plugins`.
+fn rust() -> Result<bool> {
+    let plugins = shell::target().join("plugins");
+    for (package, file) in build::PLUGINS {
+        let (from, project) = (shell::root().join("plugins").join(package), folder().join("rust").join(package));
+        if project.exists() {
+            fs::remove_dir_all(&project)?;
+        }
+        copy(&from.join("tests"), &project.join("tests"))?;
+        fs::copy(plugins.join(file), project.join(file)).with_context(|| format!("copying {file}"))?;
+        let text = read(&format!("plugins/{package}/plugin.toml"))?;
+        fs::write(project.join("plugin.toml"), text.replace("../../target/plugins/", ""))?;
+        let mut millrace = shell::program(shell::target().join("release/millrace"));
+        if !well(millrace.args(["plugin", "test"]).arg(&project))? {
             return Ok(false);
         }
     }
