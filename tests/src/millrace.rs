@@ -148,6 +148,15 @@ impl Millrace {
         Ended { status, output: self.output.lock().join("\n") }
     }
 
+    /// Runs a pipeline and kills it after `life`: the instant is what such a test is about. It must not have ended before.
+    pub fn run_and_kill(file: &Path, life: Duration) -> Result<()> {
+        let millrace = Self::run(file, &[], &[])?;
+        std::thread::sleep(life);
+        let ended = millrace.kill()?;
+        ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
+        Ok(())
+    }
+
     /// As `kill -9`.
     pub fn kill(mut self) -> Result<Ended> {
         process::signal(&self.child, libc::SIGKILL);

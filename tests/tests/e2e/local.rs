@@ -35,10 +35,7 @@ fn the_generator_survives_sigkill() -> Result<()> {
     let mut random = Random::new(3);
     let started = Instant::now();
     for _ in 0..5 {
-        let millrace = Millrace::run(&file, &[], &[])?;
-        std::thread::sleep(Duration::from_millis(300 + random.below(1_500)));
-        let ended = millrace.kill()?;
-        ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
+        Millrace::run_and_kill(&file, Duration::from_millis(300 + random.below(1_500)))?;
     }
     // `--until-end` reads what is due by then: everything
     wait_for("the last event to be due", MINUTE, || Ok(started.elapsed() > Duration::from_secs(ALL_DUE_S)))?;
@@ -86,10 +83,7 @@ table = "ads.counts"
     let mut random = Random::new(11);
     let started = Instant::now();
     for _ in 0..4 {
-        let millrace = Millrace::run(&file, &[], &[])?;
-        std::thread::sleep(Duration::from_millis(500 + random.below(1_500)));
-        let ended = millrace.kill()?;
-        ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
+        Millrace::run_and_kill(&file, Duration::from_millis(500 + random.below(1_500)))?;
     }
     let whole = pipeline.more.clone();
     pipeline.more = whole.replace("max(revenue)", "min(revenue)");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use millrace_tests::events::Random;
 use millrace_tests::millrace::Millrace;
 use millrace_tests::oracle;
@@ -164,11 +164,7 @@ deduplicate = {{ key = ["event_id"], within = "{WITHIN_MS}ms" }}
     };
     for life in 0..6 {
         pipeline.parallelism = 1 + life % 3;
-        let millrace = Millrace::run(&write(&pipeline)?, &[], &[])?;
-        // the instant is what the test is about
-        std::thread::sleep(Duration::from_millis(300 + random.below(1_500)));
-        let ended = millrace.kill()?;
-        ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
+        Millrace::run_and_kill(&write(&pipeline)?, Duration::from_millis(300 + random.below(1_500)))?;
     }
     wait_for("the last event to be due", MINUTE, || Ok(started.elapsed() > Duration::from_secs(ALL_DUE_S)))?;
     Millrace::run_to_end(&write(&pipeline)?, MINUTE)?.ok()?;

@@ -51,11 +51,8 @@ pub fn under_load(bench: &mut Bench, work: impl FnOnce(&std::path::Path) -> Resu
 pub fn kill_at_random(file: &std::path::Path, times: u32, seed: u64) -> Result<()> {
     let mut random = Random::new(seed);
     for _ in 0..times {
-        let millrace = Millrace::run(file, &[], &[])?;
-        // the instant is what the test is about; the seed repeats it as far as a scheduler can
-        std::thread::sleep(Duration::from_millis(random.below(LIFE_MS_MAX)));
-        let ended = millrace.kill()?;
-        ensure!(ended.was_killed(), "it ended by itself with {}:\n{}", ended.status, ended.output);
+        // the seed repeats the instant as far as a scheduler can
+        Millrace::run_and_kill(file, Duration::from_millis(random.below(LIFE_MS_MAX)))?;
     }
     Ok(())
 }
