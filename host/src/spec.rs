@@ -21,6 +21,7 @@ use toml::de::DeTable;
 
 use crate::plugin::{Signature, TransformSignature};
 
+pub mod changelog;
 mod check;
 pub mod columns;
 pub(crate) mod cursor;
@@ -90,6 +91,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
         name: head.name.unwrap_or_default(),
         file,
         parallelism: head.parallelism,
+        time: head.time,
         checkpoint: head.checkpoint,
         state: head.state,
         errors: head.errors,

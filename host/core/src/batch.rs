@@ -58,6 +58,18 @@ pub struct Changes {
     pub revisions: Arc<[u32]>,
     /// no row of this batch will change again: its windows have expired
     pub is_final: bool,
+    pub audience: Audience,
+}
+
+/// Who takes the rows of a batch of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// each group is here once, and its window has expired: results and changelog are the same
+    All,
+    /// the changelog: whoever groups rows leaves it unread
+    Sinks,
+    /// each group once, when its window has expired; sinks have its rows from the changelog
+    Operators,
 }
 
 /// The rows of a shared batch that go to one task.

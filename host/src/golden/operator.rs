@@ -76,7 +76,9 @@ enum Stream {
 impl Operator {
     /// Starts `tasks` tasks, from where a cut left off. With `quiet`, what the plugin logs is not shown.
     pub fn start(node: &AggregationNode, tasks: usize, cut: &Cut, quiet: bool) -> Result<Self, RunError> {
-        let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window;
+        let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window else {
+            return Err(RunError::Spec("a golden case takes tumbling windows only".to_owned()));
+        };
         let columns: Vec<usize> = node.spec.key.iter().filter_map(|k| node.input.index_of(k)).collect();
         let (inputs, mut inboxes) = connect(&Exchange::Key { columns: columns.into() }, None, 1, tasks);
         let side = || connect(&Exchange::Forward, None, tasks, 1);

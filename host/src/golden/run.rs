@@ -11,7 +11,7 @@ use crate::plugin::{AggregatorFactory, PluginError, Signature};
 use crate::runtime::run::AggregationNode;
 use crate::spec::columns::{self, Misfit};
 use crate::spec::diagnostic::{Diagnostic, Diagnostics};
-use crate::spec::model::{AggregationSpec, OnError, WindowSpec};
+use crate::spec::model::{AggregationSpec, EmitSpec, OnError, WindowSpec};
 
 /// A plugin as a case uses it: opened and checked against the case's columns.
 pub struct Subject {
@@ -120,6 +120,8 @@ fn spec_of(case: &Case, plugin: &str) -> AggregationSpec {
         key: case.key.clone(),
         window: case.window.unwrap_or(WindowSpec::Tumbling { size_ms: 1, offset_ms: 0 }),
         allowed_lateness_ms: 0,
+        emit: EmitSpec::OnClose,
+        state_ttl_ms: None,
         plugin: plugin.to_owned(),
         aggregates: Vec::new(),
         config: case.config.clone(),

@@ -48,10 +48,24 @@ fn write_head(out: &mut String, law: Law, case: &Case, broken: &Broken) -> std::
     writeln!(out, "law = {}", quoted(law.name()))?;
     let names: Vec<String> = case.key.iter().map(|k| quoted(k)).collect();
     writeln!(out, "key = [{}]", names.join(", "))?;
-    if let Some(WindowSpec::Tumbling { size_ms, offset_ms }) = case.window {
-        let show = |ms: i64| quoted(&show_duration_ms(u64::try_from(ms).unwrap_or(0)));
-        let offset = if offset_ms == 0 { String::new() } else { format!(", offset = {}", show(offset_ms)) };
-        writeln!(out, "window = {{ type = \"tumbling\", size = {}{offset} }}", show(size_ms))?;
+    let show = |ms: i64| quoted(&show_duration_ms(u64::try_from(ms).unwrap_or(0)));
+    let offset = |ms: i64| if ms == 0 { String::new() } else { format!(", offset = {}", show(ms)) };
+    let window = match case.window {
+        Some(WindowSpec::Tumbling { size_ms, offset_ms }) => {
+            Some(format!("type = \"tumbling\", size = {}{}", show(size_ms), offset(offset_ms)))
+        }
+        Some(WindowSpec::Sliding { size_ms, slide_ms, offset_ms }) => Some(format!(
+            "type = \"sliding\", size = {}, slide = {}{}",
+            show(size_ms),
+            show(slide_ms),
+            offset(offset_ms)
+        )),
+        Some(WindowSpec::Session { gap_ms }) => Some(format!("type = \"session\", gap = {}", show(gap_ms))),
+        Some(WindowSpec::Global) => Some("type = \"global\"".to_owned()),
+        None => None,
+    };
+    if let Some(window) = window {
+        writeln!(out, "window = {{ {window} }}")?;
     }
     if let EventTimeSpec::Column { name, unit } = &case.event_time {
         let unit = match unit {

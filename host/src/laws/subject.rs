@@ -48,7 +48,13 @@ impl LawSubject {
         let instance = node.factory.open(&node.spec.config, &offered_to_plugin(&node))?;
         let input = input_columns(&node, &*instance);
         let paths = case.schema.schema.fields.iter().map(|f| vec![f.name.clone()]).collect();
-        let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window;
+        let (size_ms, offset_ms) = match node.spec.window {
+            WindowSpec::Tumbling { size_ms, offset_ms } | WindowSpec::Sliding { size_ms, offset_ms, .. } => {
+                (size_ms, offset_ms)
+            }
+            WindowSpec::Session { gap_ms } => (gap_ms, 0),
+            WindowSpec::Global => (i64::MAX, 0),
+        };
         let first = case.steps.iter().find_map(|step| step.events.event_time_ms.first().copied());
         let window = Tumbling::new(size_ms, offset_ms).assign(first.unwrap_or(0));
         let window =

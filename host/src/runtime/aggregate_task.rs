@@ -22,7 +22,7 @@ use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array}
 use arrow_schema::SchemaRef;
 use crossbeam_channel::Sender;
 use millrace_core::barrier::Then;
-use millrace_core::batch::{Batch, Change, Changes, Rows};
+use millrace_core::batch::{Audience, Batch, Change, Changes, Rows};
 use millrace_core::groups::GroupTable;
 use millrace_core::key::{self, KeyGroup};
 use millrace_core::limits::{FIRST_OCCURRENCES_LOGGED, PLUGIN_CALL_ROWS_TARGET, PLUGIN_GROUPS_PER_CALL_MAX};
@@ -458,6 +458,7 @@ impl AggregateTask {
                 kinds: vec![Change::Insert; rows].into(),
                 revisions: vec![1; rows].into(),
                 is_final: true,
+                audience: Audience::All,
             }),
         });
         self.stats.rows_out_total.fetch_add(rows as u64, Relaxed);

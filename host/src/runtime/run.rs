@@ -42,7 +42,9 @@ use crate::plugin::{Aggregator, AggregatorFactory};
 use crate::sink::{SinkCommitter, SinkWriter};
 use crate::source::{Connector, Waker};
 use crate::spec::columns;
-use crate::spec::model::{AggregationSpec, Pipeline, SourceSpec, Start, WindowSpec};
+use crate::spec::model::{
+    AggregationSpec, Backend, IcebergSinkSpec, Pipeline, SinkKind, SinkMode, SourceSpec, Start, TimeSpec, WindowSpec,
+};
 
 /// A source, ready to be read.
 pub struct SourceNode {
@@ -111,7 +113,35 @@ pub fn window_name(spec: &AggregationSpec) -> String {
         WindowSpec::Tumbling { size_ms, offset_ms } => {
             format!("tumbling size {size_ms} ms offset {offset_ms} ms lateness {} ms", spec.allowed_lateness_ms)
         }
+        WindowSpec::Sliding { size_ms, slide_ms, offset_ms } => format!(
+            "sliding size {size_ms} ms slide {slide_ms} ms offset {offset_ms} ms lateness {} ms",
+            spec.allowed_lateness_ms
+        ),
+        WindowSpec::Session { gap_ms } => format!("session gap {gap_ms} ms lateness {} ms", spec.allowed_lateness_ms),
+        WindowSpec::Global => "global".to_owned(),
     }
+}
+
+/// What the pipeline file may ask for and this release cannot run.
+fn refuse_unfinished(pipeline: &Pipeline) -> Result<(), RunError> {
+    let unfinished = |what: &str| Err(RunError::Spec(format!("{what}: not supported yet")));
+    if pipeline.time == TimeSpec::Processing {
+        return unfinished("time = \"processing\"");
+    }
+    if pipeline.state.backend != Backend::Memory {
+        return unfinished("backend = \"disk\"");
+    }
+    for (name, spec) in &pipeline.aggregations {
+        if spec.corrects() || !matches!(spec.window, WindowSpec::Tumbling { .. }) {
+            return unfinished(&format!("the window of `{name}`"));
+        }
+    }
+    for (name, sink) in &pipeline.sinks {
+        if let SinkKind::Iceberg(IcebergSinkSpec { mode: SinkMode::Upsert { .. }, .. }) = &sink.kind {
+            return unfinished(&format!("the upsert of `{name}`"));
+        }
+    }
+    Ok(())
 }
 
 type Thread = JoinHandle<()>;
@@ -119,6 +149,7 @@ type Thread = JoinHandle<()>;
 /// Runs the pipeline until it is stopped, comes to its end, or fails.
 pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Result<Finished, RunError> {
     let started = Instant::now();
+    refuse_unfinished(&parts.pipeline)?;
     let tasks = parts.pipeline.parallelism.max(1);
     let mut checkpoint = parts.restored.take().unwrap_or_default();
     if checkpoint.incarnation_started_ms == 0 {
@@ -410,7 +441,11 @@ fn aggregate_task(
     observer: Option<ResultObserver>,
 ) -> AggregateTask {
     let stats = parts.stats.node(&node.name);
-    let WindowSpec::Tumbling { size_ms, offset_ms } = node.spec.window;
+    let (size_ms, offset_ms) = match node.spec.window {
+        WindowSpec::Tumbling { size_ms, offset_ms } => (size_ms, offset_ms),
+        // refused at the start
+        _ => (1, 0),
+    };
     let input = input_columns(node, &*plugin);
     let recorded = Recorded {
         kind: Kind::Aggregation,

@@ -135,6 +135,7 @@ fn beside(batch: &Batch, numbers: &[u32]) -> Batch {
             kinds: pick(&changes.kinds, numbers),
             revisions: pick(&changes.revisions, numbers),
             is_final: changes.is_final,
+            audience: changes.audience,
         }),
     }
 }

@@ -170,7 +170,7 @@ mod tests {
     use std::sync::Mutex;
 
     use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-    use millrace_core::batch::{Batch, Changes};
+    use millrace_core::batch::{Audience, Batch, Changes};
 
     use super::*;
 
@@ -232,6 +232,7 @@ mod tests {
             kinds: vec![Change::Insert, Change::Replace, Change::Delete].into(),
             revisions: vec![1, 2, 3].into(),
             is_final: false,
+            audience: Audience::Sinks,
         };
         let text = shown(&[rows(vec!["a", "b", "c"], vec![Some(1); 3], Some(changes))], 80);
         assert_eq!(text.lines().skip(1).map(|l| &l[..1]).collect::<String>(), "+~-");

@@ -247,7 +247,7 @@ fn failed(doing: &str, path: &Path, error: &std::io::Error) -> SinkError {
 mod tests {
     use std::sync::Arc;
 
-    use millrace_core::batch::{Batch, Change, Changes, Rows};
+    use millrace_core::batch::{Audience, Batch, Change, Changes, Rows};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn spec(folder: &Path, format: FileFormat) -> FileSinkSpec {
-        FileSinkSpec { path: folder.join("out"), format }
+        FileSinkSpec { path: folder.join("out"), format, revision: false }
     }
 
     #[test]
@@ -347,6 +347,7 @@ mod tests {
             kinds: vec![Change::Insert, Change::Replace].into(),
             revisions: vec![1, 2].into(),
             is_final: false,
+            audience: Audience::Sinks,
         };
         let batch =
             Batch { rows: every_type(), event_time_ms: vec![0, 0].into(), origin: None, changes: Some(changes) };

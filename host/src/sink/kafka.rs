@@ -351,6 +351,7 @@ mod tests {
             brokers: cluster.bootstrap_servers(),
             topic: "dead".to_owned(),
             key: Some("s".to_owned()),
+            revision: false,
             properties: properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         }
     }

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::model::{AggregationSpec, PartitionField, PartitionTransform, SinkKind, SinkSpec};
+use super::changelog::{CHANGE, REVISION};
+use super::model::{AggregationSpec, PartitionField, PartitionTransform, SinkKind, SinkMode, SinkSpec, WindowSpec};
 use super::suggest;
 use crate::plugin::{Signature, Wanted, builtin};
 use millrace_core::schema::{DataType, Field, Schema};
@@ -183,8 +184,9 @@ pub fn check_signature(spec: &AggregationSpec, input: &Schema, signature: &Signa
 
     let keys = spec.key.iter().filter_map(|name| input.field(name).cloned());
     let mut output: Vec<Field> = keys.collect();
-    output.push(Field::new(WINDOW_START, DataType::Timestamptz, false));
-    output.push(Field::new(WINDOW_END, DataType::Timestamptz, false));
+    let endless = spec.window == WindowSpec::Global;
+    output.push(Field::new(WINDOW_START, DataType::Timestamptz, endless));
+    output.push(Field::new(WINDOW_END, DataType::Timestamptz, endless));
     let unfit = wrong.len();
     for field in &signature.output.fields {
         let twice = output.iter().any(|known| known.name == field.name);
@@ -312,20 +314,40 @@ fn zero(data_type: DataType) -> &'static str {
 pub fn check_sink(spec: &SinkSpec, input: &Schema) -> Vec<Misfit> {
     match &spec.kind {
         // every type of a column is one of Iceberg's; lists have been refused where an aggregation gives them
-        SinkKind::Iceberg(iceberg) => iceberg
-            .partition_by
-            .iter()
-            .enumerate()
-            .filter_map(|(index, field)| check_partition(&["partition_by", &index.to_string()], field, input))
-            .collect(),
-        SinkKind::Kafka(kafka) => match &kafka.key {
-            Some(key) if input.field(key).is_none() => {
-                vec![misfit(&["key"], format!("the input has no column `{key}`"), near(key, input))]
+        SinkKind::Iceberg(iceberg) => {
+            let by = iceberg.partition_by.iter().enumerate();
+            let mut wrong: Vec<Misfit> = by
+                .filter_map(|(index, field)| check_partition(&["partition_by", &index.to_string()], field, input))
+                .collect();
+            match &iceberg.mode {
+                SinkMode::Upsert { key } => wrong.extend(check_key(&["key"], key, input, &[])),
+                SinkMode::Append { revision } => wrong.extend(check_revision(*revision, input)),
             }
-            _ => Vec::new(),
-        },
-        SinkKind::File(_) | SinkKind::Console => Vec::new(),
+            wrong
+        }
+        SinkKind::Kafka(kafka) => {
+            let mut wrong = check_revision(kafka.revision, input);
+            if let Some(key) = kafka.key.as_ref().filter(|key| input.field(key).is_none()) {
+                wrong.push(misfit(&["key"], format!("the input has no column `{key}`"), near(key, input)));
+            }
+            wrong
+        }
+        SinkKind::File(file) => check_revision(file.revision, input),
+        SinkKind::Console => Vec::new(),
     }
+}
+
+/// The two columns that are added must not be there.
+fn check_revision(revision: bool, input: &Schema) -> Vec<Misfit> {
+    let clashes = [REVISION, CHANGE].into_iter().filter(|name| revision && input.field(name).is_some());
+    let clashes = clashes.map(|name| {
+        misfit(
+            &["revision"],
+            format!("`revision = true` adds a column `{name}`, and the input has one"),
+            Some("rename the input's with a transform's `select`".into()),
+        )
+    });
+    clashes.collect()
 }
 
 /// Iceberg's table of which transform takes which type (spec, "Partition Transforms").

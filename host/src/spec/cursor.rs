@@ -194,6 +194,26 @@ impl<'a> Cursor<'a> {
         in_range
     }
 
+    /// A boolean; a string that is nothing but one `${VAR}` may hold it.
+    pub fn boolean(&self, key: &str) -> Option<bool> {
+        let (_, value) = self.entry(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            DeValue::String(raw) => {
+                let text = self.fill(raw, &[key])?;
+                let parsed = text.text.trim().parse().ok().filter(|_| text.only_reference);
+                if parsed.is_none() {
+                    self.wrong_type(&[key], "a boolean", value.get_ref(), "true");
+                }
+                parsed
+            }
+            other => {
+                self.wrong_type(&[key], "a boolean", other, "true");
+                None
+            }
+        }
+    }
+
     /// A share from 0 up to, but not, 1, in millionths.
     pub fn share_per_million(&self, key: &str) -> Option<u32> {
         let (_, value) = self.entry(key)?;

@@ -9,8 +9,9 @@ use millrace_core::schema::Schema;
 use super::check::Resolved;
 use super::columns::is_side_stream;
 use super::model::{
-    AggregationSpec, ConnectorSpec, EventTimeSpec, FileFormat, Location, OnError, PartitionField, PartitionTransform,
-    Pipeline, SinkKind, SinkSpec, SourceSpec, Start, TopicSpec, TransformSpec, WindowSpec,
+    AggregationSpec, ConnectorSpec, EmitSpec, EventTimeSpec, FileFormat, Location, OnError, PartitionField,
+    PartitionTransform, Pipeline, SinkKind, SinkMode, SinkSpec, SourceSpec, Start, TimeSpec, TopicSpec, TransformSpec,
+    WindowSpec,
 };
 use super::units::{show_bytes, show_duration_ms};
 use super::{Loaded, diagnostic, files};
@@ -49,7 +50,8 @@ impl<'a> Drawing<'a> {
             Location::Local(path) => path.display().to_string(),
             Location::ObjectStore { url, .. } => url.clone(),
         };
-        self.line("", &format!("pipeline {}, parallelism {}", pipeline.name, pipeline.parallelism));
+        let time = if pipeline.time == TimeSpec::Processing { ", in processing time" } else { "" };
+        self.line("", &format!("pipeline {}, parallelism {}{time}", pipeline.name, pipeline.parallelism));
         self.line(
             "",
             &format!(
@@ -68,14 +70,14 @@ impl<'a> Drawing<'a> {
         };
         let drift =
             source.watermark.max_drift_ms.map_or(String::new(), |ms| format!(", drift ≤ {}", show_duration_ms(ms)));
-        self.line(
-            "│ ",
-            &format!(
-                "event time {event_time}, {} out of order{drift}; on error {}",
-                show_duration_ms(source.watermark.out_of_orderness_ms),
-                on_error(source.on_error)
+        let time = match self.pipeline.time {
+            TimeSpec::Event => format!(
+                "event time {event_time}, {} out of order{drift}",
+                show_duration_ms(source.watermark.out_of_orderness_ms)
             ),
-        );
+            TimeSpec::Processing => "time of reading".to_owned(),
+        };
+        self.line("│ ", &format!("{time}; on error {}", on_error(source.on_error)));
         self.line("│ ", &columns(&source.output));
         self.readers(name, "");
     }
@@ -174,16 +176,13 @@ impl<'a> Drawing<'a> {
     }
 
     fn aggregation(&mut self, name: &'a str, spec: &AggregationSpec, margin: &str, arm: &str, below: &str) {
-        let WindowSpec::Tumbling { size_ms, offset_ms } = spec.window;
-        let span = |ms: i64| show_duration_ms(u64::try_from(ms).unwrap_or(0));
-        let offset = if offset_ms == 0 { String::new() } else { format!(" offset {}", span(offset_ms)) };
         self.line(
             margin,
             &format!(
-                "{arm} {name}  aggregation ×{}, key {}, tumbling {}{offset}",
+                "{arm} {name}  aggregation ×{}, key {}, {}",
                 self.pipeline.parallelism,
                 spec.key.join(", "),
-                span(size_ms)
+                window(spec)
             ),
         );
         let resolved = self.resolved;
@@ -209,10 +208,15 @@ impl<'a> Drawing<'a> {
     fn sink(&mut self, name: &str, spec: &SinkSpec, margin: &str, arm: &str, below: &str) {
         let text = match &spec.kind {
             SinkKind::Iceberg(iceberg) => format!(
-                "iceberg {}.{}.{}, append, commit every {}",
+                "iceberg {}.{}.{}, {}, commit every {}",
                 iceberg.catalog,
                 iceberg.namespace,
                 iceberg.table,
+                match &iceberg.mode {
+                    SinkMode::Append { revision: false } => "append".to_owned(),
+                    SinkMode::Append { revision: true } => "append every revision".to_owned(),
+                    SinkMode::Upsert { key } => format!("upsert by {}", key.join(", ")),
+                },
                 show_duration_ms(iceberg.commit_interval_ms)
             ),
             SinkKind::Kafka(kafka) => format!("kafka {} at {}, at least once", kafka.topic, kafka.brokers),
@@ -322,6 +326,30 @@ fn reads(wanted: &[Wanted], renamed: &BTreeMap<String, String>, input: &Schema) 
         })
         .collect();
     columns.join(", ")
+}
+
+/// The window, and when it gives results.
+fn window(spec: &AggregationSpec) -> String {
+    let span = |ms: i64| show_duration_ms(u64::try_from(ms).unwrap_or(0));
+    let offset = |ms: i64| if ms == 0 { String::new() } else { format!(" offset {}", span(ms)) };
+    let mut text = match spec.window {
+        WindowSpec::Tumbling { size_ms, offset_ms } => format!("tumbling {}{}", span(size_ms), offset(offset_ms)),
+        WindowSpec::Sliding { size_ms, slide_ms, offset_ms } => {
+            format!("sliding {} every {}{}", span(size_ms), span(slide_ms), offset(offset_ms))
+        }
+        WindowSpec::Session { gap_ms } => format!("sessions with a gap of {}", span(gap_ms)),
+        WindowSpec::Global => "global".to_owned(),
+    };
+    if spec.allowed_lateness_ms > 0 {
+        text += &format!(", corrected for {}", show_duration_ms(spec.allowed_lateness_ms));
+    }
+    if let EmitSpec::Every { every_ms } = spec.emit {
+        text += &format!(", results every {}", show_duration_ms(every_ms));
+    }
+    if let Some(ttl) = spec.state_ttl_ms {
+        text += &format!(", forgotten after {}", show_duration_ms(ttl));
+    }
+    text
 }
 
 fn columns(schema: &Schema) -> String {

@@ -9,7 +9,7 @@ use super::diagnostic::Diagnostic;
 use super::document::Document;
 use super::model::{OnError, SinkKind};
 use super::parse::{Draft, Node, Section};
-use super::suggest;
+use super::{changelog, suggest};
 
 const ERRORS: &str = ".errors";
 const LATE: &str = ".late";
@@ -24,6 +24,7 @@ pub fn check(doc: &Document<'_>, draft: &mut Draft) {
     expand(draft, &edges);
     dead_letters(doc, draft, &edges);
     one_table(doc, draft);
+    changelog::check(doc, draft);
     memory(doc, draft);
     // a wrong name somewhere is why nobody reads another: said once is enough
     if !doc.has_errors() {
@@ -115,7 +116,6 @@ fn resolve(
     vec![(index, input.to_owned())]
 }
 
-/// Cycles, and operators fed by operators, which come later.
 fn cycles(doc: &Document<'_>, nodes: &[Node], edges: &[Edge]) {
     let mut in_cycle: BTreeSet<usize> = BTreeSet::new();
     for start in 0..nodes.len() {
@@ -132,15 +132,6 @@ fn cycles(doc: &Document<'_>, nodes: &[Node], edges: &[Edge]) {
             Diagnostic::error(last.place.clone(), format!("the graph has a cycle: {}", names.join(" → ")))
                 .hint("data flows one way, from sources to sinks: take one of these inputs out"),
         );
-    }
-    for edge in edges.iter().filter(|edge| !in_cycle.contains(&edge.to)) {
-        let is_aggregation = nodes.get(edge.to).is_some_and(|node| node.section == Section::Aggregations);
-        if is_aggregation && has_aggregation(edge.from, nodes, edges) {
-            doc.report(
-                Diagnostic::error(edge.place.clone(), "an aggregation of an aggregation is not supported yet")
-                    .hint("write its rows to a sink, and aggregate from there"),
-            );
-        }
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Pipeline {
     /// the file it was read from, absolute
     pub file: PathBuf,
     pub parallelism: usize,
+    pub time: TimeSpec,
     pub checkpoint: CheckpointSpec,
     pub state: StateSpec,
     pub errors: ErrorsSpec,
@@ -29,6 +30,14 @@ pub struct Pipeline {
     pub transforms: Named<TransformSpec>,
     pub aggregations: Named<AggregationSpec>,
     pub sinks: Named<SinkSpec>,
+}
+
+/// What windows and watermarks go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeSpec {
+    Event,
+    /// the host's clock when an event is read
+    Processing,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +62,16 @@ pub enum Location {
 #[derive(Clone, Debug)]
 pub struct StateSpec {
     pub memory_limit_bytes: u64,
+    pub backend: Backend,
+}
+
+/// Where groups are that do not fit into memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// nowhere: the run stops
+    Memory,
+    /// a folder, absolute
+    Disk { path: PathBuf },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,6 +341,9 @@ pub struct AggregationSpec {
     pub key: Vec<String>,
     pub window: WindowSpec,
     pub allowed_lateness_ms: u64,
+    pub emit: EmitSpec,
+    /// of a group of a global window, counted from its last event
+    pub state_ttl_ms: Option<u64>,
     /// a key of [`Pipeline::plugins`]; with `aggregates` a name that no plugin can have
     pub plugin: String,
     /// in place of a plugin, in the order of the file; else empty
@@ -337,6 +359,26 @@ pub struct AggregationSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowSpec {
     Tumbling { size_ms: i64, offset_ms: i64 },
+    Sliding { size_ms: i64, slide_ms: i64, offset_ms: i64 },
+    Session { gap_ms: i64 },
+    Global,
+}
+
+/// When a group gives its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmitSpec {
+    OnClose,
+    /// of wall time, too: groups that have changed
+    Every {
+        every_ms: u64,
+    },
+}
+
+impl AggregationSpec {
+    /// Whether a row once given can be replaced or deleted later.
+    pub fn corrects(&self) -> bool {
+        self.allowed_lateness_ms > 0 || self.emit != EmitSpec::OnClose
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -363,10 +405,20 @@ pub struct IcebergSinkSpec {
     pub table: String,
     pub partition_by: Vec<PartitionField>,
     pub evolve: Evolve,
+    pub mode: SinkMode,
     /// a multiple of the checkpoint interval
     pub commit_interval_ms: u64,
     /// `write.*` and other table properties
     pub properties: BTreeMap<String, String>,
+}
+
+/// What a row of a changelog does to the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkMode {
+    /// it is one more row; `revision`: with its revision and its kind of change in two columns
+    Append { revision: bool },
+    /// it takes the place of the row with this key
+    Upsert { key: Vec<String> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -398,6 +450,8 @@ pub struct KafkaSinkSpec {
     pub topic: String,
     /// the column whose value is the record's key
     pub key: Option<String>,
+    /// with each row's revision and its kind of change
+    pub revision: bool,
     pub properties: BTreeMap<String, String>,
 }
 
@@ -406,6 +460,8 @@ pub struct FileSinkSpec {
     /// a folder, absolute; one file per task and checkpoint
     pub path: PathBuf,
     pub format: FileFormat,
+    /// with each row's revision and its kind of change
+    pub revision: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU32;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
-use millrace_core::batch::Change;
+use millrace_core::batch::{Audience, Change};
 use millrace_core::schema::{DataType, Field, Schema};
 use proptest::prelude::*;
 
@@ -250,6 +250,7 @@ fn what_travels_beside_a_row_goes_with_it() {
             kinds: [Change::Insert, Change::Delete, Change::Replace].into(),
             revisions: [1, 2, 3].into(),
             is_final: true,
+            audience: Audience::All,
         }),
     };
     let taken = take_rows(&batch, &[0, 2, 2]).unwrap();

@@ -13,7 +13,7 @@ use millrace_core::schema::{DataType, Field};
 
 use super::*;
 use crate::catalog::open_catalog;
-use crate::spec::model::{CatalogKind, CatalogSpec, Evolve, PartitionField, PartitionTransform};
+use crate::spec::model::{CatalogKind, CatalogSpec, Evolve, PartitionField, PartitionTransform, SinkMode};
 
 mod files;
 
@@ -91,6 +91,7 @@ fn spec() -> IcebergSinkSpec {
         table: "t".into(),
         partition_by: Vec::new(),
         evolve: Evolve::Fail,
+        mode: SinkMode::Append { revision: false },
         commit_interval_ms: 1,
         properties: BTreeMap::new(),
     }

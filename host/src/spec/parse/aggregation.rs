@@ -1,14 +1,18 @@
 //! `[aggregations.NAME]`: key, window, plugin or aggregates.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use super::{Known, aggregate, errors, inputs, reference};
 use crate::plugin::builtin::{Aggregate, canonical};
 use crate::spec::cursor::{Cursor, Word};
 use crate::spec::diagnostic::Diagnostic;
-use crate::spec::model::{AggregationSpec, WindowSpec};
+use crate::spec::model::{AggregationSpec, EmitSpec, WindowSpec};
 
 const WINDOW_MS_MAX: u64 = 36_500 * 86_400_000;
+const EMIT_EVERY_RANGE_MS: RangeInclusive<u64> = 10..=86_400_000;
+/// More panes to a window are worth a warning.
+const PANES_MAX: i64 = 120;
 
 /// Its inputs, and the aggregation if all of it is right.
 pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<AggregationSpec>) {
@@ -24,20 +28,18 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
         !key.is_empty()
     });
     let window = c.required("window", |c, _| window(c));
-    let late = c.duration_ms("allowed_lateness", 0..=WINDOW_MS_MAX);
-    if late.is_some_and(|ms| ms > 0) {
-        c.wrong(
-            &["allowed_lateness"],
-            "`allowed_lateness` is not supported yet",
-            "take it out (or `\"0s\"`), and widen `out_of_orderness` of the source's watermark: what comes later goes to `.late`",
-        );
+    let allowed_lateness_ms = c.duration_ms("allowed_lateness", 0..=WINDOW_MS_MAX).unwrap_or(0);
+    let emit = emit(c);
+    let state_ttl_ms = c.duration_ms("state_ttl", 1..=WINDOW_MS_MAX);
+    match window {
+        Some(WindowSpec::Global) => global(c, emit),
+        Some(_) if c.has("state_ttl") => c.wrong(
+            &["state_ttl"],
+            "only groups of a global window have a `state_ttl`",
+            "take it out: the state of a window goes when it expires",
+        ),
+        _ => {}
     }
-    if c.is_table("emit") {
-        c.later(&["emit"]);
-    } else {
-        c.choice("emit", &[("on_close", Word::Now(()))]);
-    }
-    c.later(&["state_ttl"]);
     let logic = logic(c, known);
     let (on_error, consecutive_limit) = errors(c, known.head);
     c.finish();
@@ -49,7 +51,9 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Vec<String>, Option<Aggregati
             inputs: inputs?,
             key: key?,
             window: window?,
-            allowed_lateness_ms: 0,
+            allowed_lateness_ms,
+            emit: emit?,
+            state_ttl_ms,
             plugin,
             aggregates,
             config,
@@ -107,25 +111,115 @@ fn logic(c: &Cursor<'_>, known: &Known<'_>) -> Option<Logic> {
     Some(Logic { plugin: plugin?, aggregates: Vec::new(), config: config?, columns })
 }
 
+fn emit(c: &Cursor<'_>) -> Option<EmitSpec> {
+    if !c.is_table("emit") {
+        return c
+            .choice("emit", &[("on_close", Word::Now(EmitSpec::OnClose))])
+            .or((!c.has("emit")).then_some(EmitSpec::OnClose));
+    }
+    let table = c.table("emit", format!("`emit` of {}", c.what()))?;
+    let every_ms = table.required("every", |c, key| c.duration_ms(key, EMIT_EVERY_RANGE_MS));
+    table.finish();
+    Some(EmitSpec::Every { every_ms: every_ms? })
+}
+
+/// A global window never closes.
+fn global(c: &Cursor<'_>, emit: Option<EmitSpec>) {
+    if emit == Some(EmitSpec::OnClose) {
+        c.report(
+            Diagnostic::error(c.key_span("window"), "a global window never closes, and would never give a result")
+                .hint("say how often it does: `emit = { every = \"10s\" }`"),
+        );
+    }
+    if !c.has("state_ttl") {
+        c.report(
+            Diagnostic::error(c.key_span("window"), "a global window keeps its groups for ever")
+                .hint("say when one without new events is forgotten: `state_ttl = \"7d\"`"),
+        );
+    }
+    if c.has("allowed_lateness") {
+        c.wrong(&["allowed_lateness"], "nothing is late in a global window", "take it out");
+    }
+}
+
 pub(crate) fn window(c: &Cursor<'_>) -> Option<WindowSpec> {
+    #[derive(Clone, Copy)]
+    enum Kind {
+        Tumbling,
+        Sliding,
+        Session,
+        Global,
+    }
     let table = c.table("window", format!("`window` of {}", c.what()))?;
-    let kinds =
-        [("tumbling", Word::Now(())), ("sliding", Word::Later), ("session", Word::Later), ("global", Word::Later)];
-    if table.required("type", |c, key| c.choice(key, &kinds)).is_none() {
+    let kinds = [
+        ("tumbling", Word::Now(Kind::Tumbling)),
+        ("sliding", Word::Now(Kind::Sliding)),
+        ("session", Word::Now(Kind::Session)),
+        ("global", Word::Now(Kind::Global)),
+    ];
+    let Some(kind) = table.required("type", |c, key| c.choice(key, &kinds)) else {
         table.skip_rest();
         return None;
-    }
-    let size_ms = table.required("size", |c, key| c.duration_ms(key, 1..=WINDOW_MS_MAX));
-    let offset_ms = table.duration_ms("offset", 0..=WINDOW_MS_MAX).unwrap_or(0);
+    };
+    let duration = |key: &str| {
+        let ms = table.required(key, |c, key| c.duration_ms(key, 1..=WINDOW_MS_MAX))?;
+        i64::try_from(ms).ok()
+    };
+    let offset = || i64::try_from(table.duration_ms("offset", 0..=WINDOW_MS_MAX).unwrap_or(0)).ok();
+    let window = match kind {
+        Kind::Tumbling => {
+            let (size_ms, offset_ms) = (duration("size"), offset());
+            size_ms.zip(offset_ms).map(|(size_ms, offset_ms)| WindowSpec::Tumbling { size_ms, offset_ms })
+        }
+        Kind::Sliding => {
+            let (size_ms, slide_ms, offset_ms) = (duration("size"), duration("slide"), offset());
+            (|| Some(WindowSpec::Sliding { size_ms: size_ms?, slide_ms: slide_ms?, offset_ms: offset_ms? }))()
+        }
+        Kind::Session => duration("gap").map(|gap_ms| WindowSpec::Session { gap_ms }),
+        Kind::Global => Some(WindowSpec::Global),
+    };
     table.finish();
-    let size_ms = size_ms?;
-    if offset_ms >= size_ms {
+    let (repeats, every, offset_ms) = match window? {
+        WindowSpec::Tumbling { size_ms, offset_ms } => ("size", size_ms, offset_ms),
+        WindowSpec::Sliding { size_ms, slide_ms, .. } if slide_ms > size_ms => {
+            table.wrong(
+                &["slide"],
+                "windows that are further apart than they are long leave events out",
+                "`slide` is `size` at the most",
+            );
+            return None;
+        }
+        WindowSpec::Sliding { size_ms, slide_ms, offset_ms } => {
+            panes(c, &table, size_ms, slide_ms);
+            ("slide", slide_ms, offset_ms)
+        }
+        other => return Some(other),
+    };
+    if offset_ms >= every {
         table.wrong(
             &["offset"],
-            "a window's offset is smaller than its size",
-            "windows repeat every `size`: subtract it until the offset is smaller",
+            format!("a window's offset is smaller than its {repeats}"),
+            format!("windows repeat every `{repeats}`: subtract it until the offset is smaller"),
         );
         return None;
     }
-    Some(WindowSpec::Tumbling { size_ms: i64::try_from(size_ms).ok()?, offset_ms: i64::try_from(offset_ms).ok()? })
+    window
+}
+
+/// Each window is put together from its panes, and each pane is kept until its last window expires.
+fn panes(c: &Cursor<'_>, table: &Cursor<'_>, size_ms: i64, slide_ms: i64) {
+    let a_slide = if size_ms % slide_ms == 0 { 1 } else { 2 };
+    let panes = (size_ms / slide_ms).saturating_mul(a_slide).saturating_add(a_slide - 1);
+    if panes > PANES_MAX {
+        c.report(
+            Diagnostic::warning(
+                table.value_span(&["slide"]),
+                format!("each window is put together from {panes} panes"),
+            )
+            .hint(format!(
+                "more than {PANES_MAX} cost much memory and time: a longer `slide`{}",
+                if a_slide == 2 { ", or one that divides `size`" } else { "" }
+            )),
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZero;
 
 use crate::spec::cursor::{Cursor, Word, is_name};
-use crate::spec::model::{CheckpointSpec, ErrorsSpec, Location, OnError, StateSpec};
+use crate::spec::model::{Backend, CheckpointSpec, ErrorsSpec, Location, OnError, StateSpec, TimeSpec};
 use crate::spec::paths;
 
 const DAY_MS: u64 = 86_400_000;
@@ -24,14 +24,15 @@ pub struct Head {
     /// none if it is missing or wrong
     pub name: Option<String>,
     pub parallelism: usize,
+    pub time: TimeSpec,
     pub checkpoint: CheckpointSpec,
     pub state: StateSpec,
     pub errors: ErrorsSpec,
 }
 
 pub fn read(root: &Cursor<'_>) -> Head {
-    let (name, parallelism) =
-        root.required("pipeline", |c, key| c.table(key, "`[pipeline]`")).map_or((None, None), |c| {
+    let (name, parallelism, time) =
+        root.required("pipeline", |c, key| c.table(key, "`[pipeline]`")).map_or((None, None, None), |c| {
             let name = c.required("name", Cursor::string).filter(|name| {
                 let right = is_name(name) && name.len() <= NAME_CHARS_MAX;
                 if !right {
@@ -44,15 +45,17 @@ pub fn read(root: &Cursor<'_>) -> Head {
                 right
             });
             let parallelism = c.integer("parallelism", 1..=i64::try_from(PARALLELISM_MAX).unwrap_or(i64::MAX));
-            c.choice("time", &[("event", Word::Now(())), ("processing", Word::Later)]);
+            let times = [("event", Word::Now(TimeSpec::Event)), ("processing", Word::Now(TimeSpec::Processing))];
+            let time = c.choice("time", &times);
             c.finish();
-            (name, parallelism)
+            (name, parallelism, time)
         });
     let parallelism = parallelism
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(PARALLELISM_MAX));
     let checkpoint = checkpoint(root, name.as_deref().unwrap_or("pipeline"));
     let errors = errors(root, &checkpoint.location);
-    Head { name, parallelism, checkpoint, state: state(root), errors }
+    let state = state(root, name.as_deref().unwrap_or("pipeline"), &checkpoint.location);
+    Head { name, parallelism, time: time.unwrap_or(TimeSpec::Event), checkpoint, state, errors }
 }
 
 fn checkpoint(root: &Cursor<'_>, pipeline: &str) -> CheckpointSpec {
@@ -94,13 +97,28 @@ fn checkpoint(root: &Cursor<'_>, pipeline: &str) -> CheckpointSpec {
     spec
 }
 
-fn state(root: &Cursor<'_>) -> StateSpec {
-    let default = StateSpec { memory_limit_bytes: MEMORY_LIMIT_BYTES };
+fn state(root: &Cursor<'_>, pipeline: &str, checkpoints: &Location) -> StateSpec {
+    let default = StateSpec { memory_limit_bytes: MEMORY_LIMIT_BYTES, backend: Backend::Memory };
     let Some(c) = root.table("state", "`[state]`") else { return default };
-    c.choice("backend", &[("memory", Word::Now(())), ("disk", Word::Later)]);
+    let disk = c.choice("backend", &[("memory", Word::Now(false)), ("disk", Word::Now(true))]).unwrap_or(false);
     let limit = c.size_bytes("memory_limit", MEMORY_LIMIT_BYTES_MIN..=1 << 50);
+    let path = c.string("path").and_then(|path| match paths::scheme(&path) {
+        None => Some(paths::absolute(&c.doc.dir, &path)),
+        Some(scheme) => {
+            c.wrong(&["path"], format!("`{scheme}:` is not supported here"), "name a folder on a local disk");
+            None
+        }
+    });
+    if path.is_some() && !disk {
+        c.wrong(&["path"], "only the disk backend has a `path`", "take it out, or write `backend = \"disk\"`");
+    }
     c.finish();
-    StateSpec { memory_limit_bytes: limit.unwrap_or(default.memory_limit_bytes) }
+    let beside = || match checkpoints {
+        Location::Local(folder) => folder.join("spill"),
+        Location::ObjectStore { .. } => std::env::temp_dir().join(format!("millrace-{pipeline}")),
+    };
+    let backend = if disk { Backend::Disk { path: path.unwrap_or_else(beside) } } else { Backend::Memory };
+    StateSpec { memory_limit_bytes: limit.unwrap_or(default.memory_limit_bytes), backend }
 }
 
 fn errors(root: &Cursor<'_>, checkpoints: &Location) -> ErrorsSpec {

@@ -3,7 +3,7 @@
 use super::{Known, inputs, partition, properties, reference, source};
 use crate::spec::cursor::{Cursor, Word};
 use crate::spec::model::{
-    Evolve, FileFormat, FileSinkSpec, IcebergSinkSpec, KafkaSinkSpec, OnError, SinkKind, SinkSpec,
+    Evolve, FileFormat, FileSinkSpec, IcebergSinkSpec, KafkaSinkSpec, OnError, SinkKind, SinkMode, SinkSpec,
 };
 use crate::spec::{paths, units};
 
@@ -50,10 +50,7 @@ fn iceberg(c: &Cursor<'_>, known: &Known<'_>) -> Option<IcebergSinkSpec> {
     let catalog = reference(c, "catalog", "catalog", known.catalogs);
     let table = c.required("table", Cursor::string).and_then(|name| table(c, &name));
     let partition_by = partition::read(c);
-    let append = c.choice("mode", &[("append", Word::Now(())), ("upsert", Word::Later)]).is_some() || !c.has("mode");
-    if c.strings("key").is_some() && append {
-        c.wrong(&["key"], "only an upsert has a `key`", "take `key` out: this sink appends");
-    }
+    let mode = mode(c);
     let evolve = [("fail", Word::Now(Evolve::Fail)), ("add-columns", Word::Later)];
     let evolve = c.choice("evolve", &evolve).unwrap_or(Evolve::Fail);
     let interval_ms = known.head.checkpoint.interval_ms;
@@ -74,7 +71,7 @@ fn iceberg(c: &Cursor<'_>, known: &Known<'_>) -> Option<IcebergSinkSpec> {
         None => interval_ms,
     };
     let properties = properties::iceberg(c);
-    c.later(&["maintenance", "revision"]);
+    c.later(&["maintenance"]);
     let (namespace, table) = table?;
     Some(IcebergSinkSpec {
         catalog: catalog?,
@@ -82,9 +79,41 @@ fn iceberg(c: &Cursor<'_>, known: &Known<'_>) -> Option<IcebergSinkSpec> {
         table,
         partition_by: partition_by?,
         evolve,
+        mode: mode?,
         commit_interval_ms,
         properties,
     })
+}
+
+fn mode(c: &Cursor<'_>) -> Option<SinkMode> {
+    let upsert = match c.choice("mode", &[("append", Word::Now(false)), ("upsert", Word::Now(true))]) {
+        None if c.has("mode") => {
+            c.skip(&["key", "revision"]);
+            return None;
+        }
+        word => word.unwrap_or(false),
+    };
+    let revision = c.boolean("revision");
+    if !upsert {
+        if c.has("key") {
+            c.skip(&["key"]);
+            c.wrong(
+                &["key"],
+                "only an upsert has a `key`",
+                "take `key` out: this sink appends; or write `mode = \"upsert\"`",
+            );
+        }
+        return Some(SinkMode::Append { revision: revision.unwrap_or(false) });
+    }
+    if c.has("revision") {
+        c.wrong(&["revision"], "an upsert keeps the last revision of a row only", "take `revision` out, or append");
+    }
+    let key = c.required("key", Cursor::strings)?;
+    if key.is_empty() {
+        c.wrong(&["key"], "an upsert needs a key", "name the aggregation's key columns and `window_start`");
+        return None;
+    }
+    Some(SinkMode::Upsert { key })
 }
 
 /// `"ads.campaign_metrics"` → namespace and table.
@@ -127,7 +156,8 @@ fn kafka(c: &Cursor<'_>) -> Option<KafkaSinkSpec> {
     c.choice("format", &[("json", Word::Now(())), ("avro", Word::Later), ("protobuf", Word::Later)]);
     c.choice("guarantee", &[("at-least-once", Word::Now(())), ("exactly-once", Word::Later)]);
     let properties = properties::kafka(c);
-    Some(KafkaSinkSpec { brokers: brokers?, topic: topic?, key, properties })
+    let revision = c.boolean("revision").unwrap_or(false);
+    Some(KafkaSinkSpec { brokers: brokers?, topic: topic?, key, revision, properties })
 }
 
 fn file(c: &Cursor<'_>) -> Option<FileSinkSpec> {
@@ -141,5 +171,6 @@ fn file(c: &Cursor<'_>) -> Option<FileSinkSpec> {
     });
     let formats = [("jsonl", Word::Now(FileFormat::Jsonl)), ("parquet", Word::Now(FileFormat::Parquet))];
     let format = c.choice("format", &formats).unwrap_or(FileFormat::Jsonl);
-    Some(FileSinkSpec { path: path?, format })
+    let revision = c.boolean("revision").unwrap_or(false);
+    Some(FileSinkSpec { path: path?, format, revision })
 }

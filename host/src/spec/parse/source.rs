@@ -7,7 +7,7 @@ use crate::spec::cursor::{Cursor, Word};
 use crate::spec::diagnostic::Diagnostic;
 use crate::spec::model::{
     ConnectorSpec, EventTimeSpec, Format, GeneratorSpec, KafkaSpec, MetadataSpec, SourceSchema, SourceSpec, Start,
-    TimeUnit, TopicSpec, WatermarkSpec, WhenIdle,
+    TimeSpec, TimeUnit, TopicSpec, WatermarkSpec, WhenIdle,
 };
 use crate::spec::suggest;
 use millrace_core::schema::{DataType, Field, Schema};
@@ -56,6 +56,15 @@ pub fn read(c: &Cursor<'_>, known: &Known<'_>) -> (Option<Schema>, Option<Source
     let format = if c.has("format") { c.choice("format", &formats) } else { Some(Format::Json) };
     let schema =
         reference(c, "schema", "schema", known.schema_names).and_then(|name| known.schemas.get(&name).cloned());
+    if known.head.time == TimeSpec::Processing {
+        for key in ["event_time", "watermark"].into_iter().filter(|key| c.has(key)) {
+            c.report(
+                Diagnostic::error(c.key_span(key), format!("`{key}` means nothing with `time = \"processing\"`"))
+                    .context(c.doc.spans.key(&["pipeline", "time"]), "events take place when they are read")
+                    .hint("take it out, or write `time = \"event\"`"),
+            );
+        }
+    }
     let event_time = event_time(c, schema.as_ref());
     let watermark = watermark(c);
     let (on_error, consecutive_limit) = errors(c, known.head);
