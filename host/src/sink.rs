@@ -20,6 +20,7 @@ pub mod file;
 pub mod iceberg;
 pub mod json;
 pub mod kafka;
+pub mod revised;
 mod rows;
 
 #[derive(Debug, thiserror::Error)]

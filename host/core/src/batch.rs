@@ -102,4 +102,9 @@ impl RowSet {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether the rows are results for these readers only.
+    pub fn is_for(&self, audience: Audience) -> bool {
+        self.batch.changes.as_ref().is_some_and(|changes| changes.audience == audience)
+    }
 }

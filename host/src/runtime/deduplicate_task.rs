@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use arrow_array::{Array as _, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use crossbeam_channel::Sender;
 use millrace_core::barrier::{Barrier, Then};
-use millrace_core::batch::Rows;
+use millrace_core::batch::{Audience, Rows};
 use millrace_core::checkpoint::{OperatorState, state_file_schema};
 use millrace_core::key::{self, KeyGroup};
 use millrace_core::schema::{DataType, Field, Schema};
@@ -87,6 +87,7 @@ impl DeduplicateTask {
     fn work(&mut self, state: &mut State) -> Result<(), RunError> {
         loop {
             let step = match self.inbox.receive(None)? {
+                Received::Rows(packet) if packet.rows.is_for(Audience::Sinks) => Ok(()),
                 Received::Rows(packet) => self.rows(state, packet)?,
                 Received::Watermark { input, watermark } => self.advance(state, input, watermark),
                 Received::Barrier(barrier) => {

@@ -28,6 +28,7 @@ use crate::sink::console::ConsoleSink;
 use crate::sink::file::FileSink;
 use crate::sink::iceberg::IcebergSink;
 use crate::sink::kafka::KafkaSink;
+use crate::sink::revised::{self, Revised};
 use crate::source::Connector;
 use crate::source::generator::GeneratorConnector;
 use crate::source::kafka::KafkaConnector;
@@ -223,7 +224,7 @@ fn open_sink(
     input_of: &dyn Fn(&str) -> Schema,
     runtime: &Handle,
 ) -> Result<(SinkNode, FoundClaim), RunError> {
-    let input = input_of(name);
+    let rows = input_of(name);
     let plain = |writer: OpenWriter| SinkNode {
         name: Arc::from(name),
         inputs: spec.inputs.clone(),
@@ -234,8 +235,11 @@ fn open_sink(
         every: 1,
     };
     let node = name.to_owned();
-    Ok(match &spec.kind {
-        SinkKind::Iceberg(iceberg) => return open_iceberg(pipeline, name, spec, iceberg, &input, runtime),
+    let kept = key_and_window(pipeline, spec);
+    let revised = spec.kind.keeps_revisions();
+    let input = if revised { revised::schema(&rows, &kept) } else { rows.clone() };
+    let (mut node, claim) = match &spec.kind {
+        SinkKind::Iceberg(iceberg) => open_iceberg(pipeline, name, spec, iceberg, &input, runtime)?,
         SinkKind::Kafka(kafka) => {
             let kafka = kafka.clone();
             (plain(Box::new(move |task| Ok(Box::new(KafkaSink::new(&kafka, &node, task)?)))), None)
@@ -245,7 +249,20 @@ fn open_sink(
             (plain(Box::new(move |task| Ok(Box::new(FileSink::new(&file, &node, task)?)))), None)
         }
         SinkKind::Console => (plain(Box::new(move |_| Ok(Box::new(ConsoleSink::new(&node))))), None),
-    })
+    };
+    if revised {
+        let writer = node.writer;
+        node.writer = Box::new(move |task| Ok(Box::new(Revised::new(writer(task)?, &rows, &kept))));
+    }
+    Ok((node, claim))
+}
+
+/// The columns by which the rows of a sink that is fed by aggregations are told apart.
+fn key_and_window(pipeline: &Pipeline, spec: &SinkSpec) -> Vec<String> {
+    let above: Vec<&str> = spec.inputs.iter().flat_map(|input| pipeline.upstream(input)).collect();
+    let feeding = pipeline.aggregations.iter().filter(|(name, _)| above.contains(&name.as_str()));
+    let window = [columns::WINDOW_START, columns::WINDOW_END].map(str::to_owned);
+    feeding.flat_map(|(_, spec)| spec.key.iter().cloned()).chain(window).collect()
 }
 
 fn open_iceberg(

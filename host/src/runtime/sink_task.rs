@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_channel::Sender;
 use millrace_core::barrier::Then;
+use millrace_core::batch::Audience;
 
 use super::edge::{Inbox, Received};
 use super::message::{Event, Part, RunError, TaskId};
@@ -24,6 +25,8 @@ impl SinkTask {
     pub fn run(mut self) -> Result<(), RunError> {
         loop {
             match self.inbox.receive(None)? {
+                // its rows came with the changelog
+                Received::Rows(packet) if packet.rows.is_for(Audience::Operators) => {}
                 Received::Rows(packet) => {
                     self.stats.rows_in_total.fetch_add(packet.rows.len() as u64, Relaxed);
                     self.writer.write(&packet.rows)?;

@@ -15,7 +15,7 @@ use arrow_array::UInt32Array;
 use arrow_select::take::take_record_batch;
 use crossbeam_channel::Sender;
 use millrace_core::barrier::Then;
-use millrace_core::batch::{Batch, Changes, Origin, RowSet, Rows};
+use millrace_core::batch::{Batch, Change, Changes, Origin, RowSet, Rows};
 use millrace_core::watermark::InputWatermarks;
 
 use super::aggregate_task::place;
@@ -31,7 +31,7 @@ mod steps;
 mod tests;
 
 pub use plugin::{OpenTransformer, TransformPlugin};
-pub use steps::Steps;
+pub use steps::{Done, Steps};
 
 pub struct TransformTask {
     pub id: TaskId,
@@ -77,17 +77,15 @@ impl TransformTask {
     fn rows(&mut self, rows: RowSet) -> Result<Result<(), Hangup>, RunError> {
         let batch = whole(rows)?;
         self.stats.rows_in_total.fetch_add(batch.num_rows() as u64, Relaxed);
-        let done = self.steps.apply(&batch.rows, &|row| place(&batch, row))?;
-        let failed =
-            done.failed.into_iter().map(|(row, reason)| (row as usize, FailedRow::of(&batch, row, reason))).collect();
+        let mut done = self.steps.apply(&batch.rows, batch.changes.as_ref(), &|row| place(&batch, row))?;
+        let failed = std::mem::take(&mut done.failed)
+            .into_iter()
+            .map(|(row, reason)| (row as usize, FailedRow::of(&batch, row, reason)))
+            .collect();
         if let Err(hangup) = self.failures.handle(batch.num_rows(), failed)? {
             return Ok(Err(hangup));
         }
-        let batch = match (done.rows, done.from) {
-            (None, _) => batch,
-            (Some(rows), None) => Arc::new(Batch { rows, ..(*batch).clone() }),
-            (Some(rows), Some(from)) => Arc::new(Batch { rows, ..beside(&batch, &from) }),
-        };
+        let batch = changed(batch, done);
         self.stats.rows_out_total.fetch_add(batch.num_rows() as u64, Relaxed);
         for output in &self.outputs {
             if let Err(hangup) = output.rows(&batch)? {
@@ -103,6 +101,24 @@ impl TransformTask {
         }
         Ok(())
     }
+}
+
+/// What the steps have made of a batch.
+fn changed(batch: Arc<Batch>, done: Done) -> Arc<Batch> {
+    let mut batch = match (done.rows, &done.from) {
+        (None, _) => batch,
+        (Some(rows), None) => Arc::new(Batch { rows, ..(*batch).clone() }),
+        (Some(rows), Some(from)) => Arc::new(Batch { rows, ..beside(&batch, from) }),
+    };
+    if let (false, Some(changes)) = (done.withdrawn.is_empty(), &batch.changes) {
+        let withdrawn = |row: u32| done.withdrawn.binary_search(&row).is_ok();
+        let origin = |row: u32| done.from.as_ref().map_or(Some(row), |from| from.get(row as usize).copied());
+        let kinds = (0_u32..).zip(changes.kinds.iter());
+        let kinds = kinds.map(|(row, kind)| if origin(row).is_some_and(withdrawn) { Change::Delete } else { *kind });
+        let changes = Changes { kinds: kinds.collect(), ..changes.clone() };
+        batch = Arc::new(Batch { changes: Some(changes), ..(*batch).clone() });
+    }
+    batch
 }
 
 /// The rows meant for one task as a batch of their own.

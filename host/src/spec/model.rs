@@ -396,6 +396,49 @@ pub enum SinkKind {
     Console,
 }
 
+impl SinkKind {
+    /// Whether each version of a row is a row of its own, with its revision.
+    pub fn keeps_revisions(&self) -> bool {
+        match self {
+            Self::Iceberg(spec) => spec.mode == SinkMode::Append { revision: true },
+            Self::Kafka(spec) => spec.revision,
+            Self::File(spec) => spec.revision,
+            Self::Console => false,
+        }
+    }
+}
+
+/// What an aggregation's rows come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Below {
+    /// a node that groups rows: it takes each group once
+    pub operators: bool,
+    /// a sink: it takes the changelog
+    pub sinks: bool,
+}
+
+impl Pipeline {
+    /// Who reads the rows of a node, straight or through row-wise steps.
+    pub fn below(&self, node: &str) -> Below {
+        let mut below = Below::default();
+        let mut reached = vec![node];
+        let mut next = 0;
+        while let Some(at) = reached.get(next).copied() {
+            next += 1;
+            let reads = |inputs: &[String]| inputs.iter().any(|input| input == at);
+            below.sinks |= self.sinks.iter().any(|(_, sink)| reads(&sink.inputs));
+            below.operators |= self.aggregations.iter().any(|(_, spec)| reads(&spec.inputs));
+            for (name, spec) in self.transforms.iter().filter(|(_, spec)| reads(&spec.inputs)) {
+                below.operators |= spec.deduplicate.is_some();
+                if spec.deduplicate.is_none() && !reached.contains(&name.as_str()) {
+                    reached.push(name);
+                }
+            }
+        }
+        below
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct IcebergSinkSpec {
     /// a key of [`Pipeline::catalogs`]

@@ -7,6 +7,7 @@ use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat;
 use arrow_select::filter::{filter_record_batch, prep_null_mask_filter};
+use millrace_core::batch::{Change, Changes};
 use millrace_core::schema::{Field, Schema};
 
 use super::halves::{Made, by_halves};
@@ -31,6 +32,8 @@ pub struct Done {
     pub from: Option<Vec<u32>>,
     /// ascending
     pub failed: Vec<(u32, String)>,
+    /// new versions of rows that the filter holds back: what it let pass before is to go, ascending
+    pub withdrawn: Vec<u32>,
 }
 
 /// New columns from old ones.
@@ -69,12 +72,21 @@ impl Steps {
         Ok(Self { filter, projections, plugin: plugin(&columns)? })
     }
 
-    /// `place` says where a row of the batch came from.
-    pub fn apply(&mut self, batch: &RecordBatch, place: PlaceOf<'_>) -> Result<Done, RunError> {
-        let mut done = Done { rows: None, from: None, failed: Vec::new() };
+    /// `changes`: what each row does, if the rows are results. `place` says where a row of the batch came from.
+    pub fn apply(
+        &mut self,
+        batch: &RecordBatch,
+        changes: Option<&Changes>,
+        place: PlaceOf<'_>,
+    ) -> Result<Done, RunError> {
+        let mut done = Done { rows: None, from: None, failed: Vec::new(), withdrawn: Vec::new() };
         if let Some(filter) = &self.filter {
-            let (made, failed) = by_halves(batch, &|part| filter.evaluate(part));
-            let mask = mask(batch.num_rows(), made);
+            let (made, mut failed) = by_halves(batch, &|part| filter.evaluate(part));
+            let mut mask = mask(batch.num_rows(), made);
+            if let Some(changes) = changes {
+                failed.retain(|(row, _)| changes.kinds.get(*row as usize) != Some(&Change::Delete));
+                (mask, done.withdrawn) = with_withdrawals(&mask, changes, &failed);
+            }
             if mask.true_count() < batch.num_rows() {
                 done.rows = Some(filter_record_batch(batch, &mask)?);
                 done.from = Some(set_indices(&mask));
@@ -130,6 +142,22 @@ fn mask(rows: usize, mut made: Vec<Made<BooleanArray>>) -> BooleanArray {
         }
     }
     BooleanArray::from(passes)
+}
+
+/// A changelog through a filter. An earlier version may have passed, so a later one that does not takes it back; a deletion
+/// always passes: what it holds besides the key says nothing.
+fn with_withdrawals(mask: &BooleanArray, changes: &Changes, failed: &[(u32, String)]) -> (BooleanArray, Vec<u32>) {
+    let mut withdrawn = Vec::new();
+    let passes = (0_u32..).zip(mask.values().iter()).zip(changes.kinds.iter()).map(|((row, passes), kind)| {
+        let taken_back =
+            !passes && *kind == Change::Replace && failed.binary_search_by_key(&row, |(bad, _)| *bad).is_err();
+        if taken_back {
+            withdrawn.push(row);
+        }
+        passes || taken_back || *kind == Change::Delete
+    });
+    let mask = passes.collect::<Vec<bool>>().into();
+    (mask, withdrawn)
 }
 
 fn set_indices(mask: &BooleanArray) -> Vec<u32> {

@@ -42,7 +42,7 @@ fn set(name: &str, sql: &str) -> Vec<(String, String)> {
 }
 
 fn apply(spec: &TransformSpec, batch: &RecordBatch) -> Done {
-    Steps::new(spec, &input(), |_| Ok(None)).unwrap().apply(batch, &|_| Place::default()).unwrap()
+    Steps::new(spec, &input(), |_| Ok(None)).unwrap().apply(batch, None, &|_| Place::default()).unwrap()
 }
 
 fn numbers(batch: &RecordBatch, column: &str) -> Vec<i64> {
@@ -164,7 +164,7 @@ fn with_plugin(acts: Acts) -> (Steps, Arc<NodeStats>) {
 #[test]
 fn a_plugin_s_columns_come_first_and_the_host_appends_the_others() {
     let (mut steps, stats) = with_plugin(Arc::new(|_, _| None));
-    let done = steps.apply(&rows(&[3, 4, 7, 5, -2]), &|_| Place::default()).unwrap();
+    let done = steps.apply(&rows(&[3, 4, 7, 5, -2]), None, &|_| Place::default()).unwrap();
     let made = done.rows.unwrap();
     let names: Vec<String> = made.schema().fields().iter().map(|f| f.name().clone()).collect();
     assert_eq!(names, ["copy", "n", "word"]);
@@ -179,11 +179,11 @@ fn a_plugin_s_columns_come_first_and_the_host_appends_the_others() {
 #[test]
 fn out_of_memory_blames_no_row_and_a_failure_that_has_passed_is_forgiven() {
     let (mut steps, _) = with_plugin(Arc::new(|n, _| (n == 5).then(|| trap(true))));
-    let error = steps.apply(&rows(&[3, 4, 5]), &|_| Place::default()).err().unwrap().to_string();
+    let error = steps.apply(&rows(&[3, 4, 5]), None, &|_| Place::default()).err().unwrap().to_string();
     assert!(error.contains("no row can be blamed"), "{error}");
     for out_of_memory in [true, false] {
         let (mut steps, stats) = with_plugin(Arc::new(move |_, call| (call == 0).then(|| trap(out_of_memory))));
-        let done = steps.apply(&rows(&[3, 4, 5]), &|_| Place::default()).unwrap();
+        let done = steps.apply(&rows(&[3, 4, 5]), None, &|_| Place::default()).unwrap();
         assert_eq!((done.from, done.failed), (Some(vec![1, 2, 2]), vec![]));
         assert_eq!(stats.plugin_failures_total.load(Relaxed), 1);
     }
@@ -193,7 +193,7 @@ fn out_of_memory_blames_no_row_and_a_failure_that_has_passed_is_forgiven() {
 fn too_many_failures_in_a_row_stop_the_run() {
     // every other call fails: each failure is forgiven, and the next batch fails again
     let (mut steps, _) = with_plugin(Arc::new(|_, call| (call % 2 == 0).then(|| trap(true))));
-    let mut once = || steps.apply(&rows(&[4]), &|_| Place::default()).map(|_| ());
+    let mut once = || steps.apply(&rows(&[4]), None, &|_| Place::default()).map(|_| ());
     (1..5).for_each(|_| once().unwrap());
     let error = once().unwrap_err().to_string();
     assert!(error.contains("5 calls in a row have failed"), "{error}");
@@ -205,7 +205,7 @@ proptest! {
     fn poison_rows_go_and_all_others_come_through(numbers_in in prop::collection::vec(-3_i64..60, 1..80)) {
         let is_poison = |n: i64| n % 11 == 6;
         let (mut steps, _) = with_plugin(Arc::new(move |n, _| is_poison(n).then(|| trap(false))));
-        let done = steps.apply(&rows(&numbers_in), &|_| Place::default()).unwrap();
+        let done = steps.apply(&rows(&numbers_in), None, &|_| Place::default()).unwrap();
         let (mut from, mut doubled, mut failed) = (vec![], vec![], vec![]);
         for (row, &n) in (0_u32..).zip(&numbers_in).filter(|(_, n)| **n != 7) {
             if is_poison(n) || n < 0 {
@@ -226,6 +226,37 @@ proptest! {
         prop_assert_eq!(numbers(&made, "n"), doubled);
         let from_all = done.from.unwrap_or_else(|| (0_u32..).take(numbers_in.len()).collect());
         prop_assert_eq!(from_all, from);
+    }
+
+    /// A table kept from what the filter lets through is the filter of the table kept from everything.
+    #[test]
+    fn a_filtered_changelog_is_the_changelog_of_the_filtered(
+        steps_in in prop::collection::vec((0_usize..4, -3_i64..9, any::<bool>()), 1..60),
+        batch_rows in 1_usize..9,
+    ) {
+        let mut task = Steps::new(&TransformSpec { filter: Some("n < 5".into()), ..spec() }, &input(), |_| Ok(None)).unwrap();
+        let (mut all, mut filtered): (BTreeMap<usize, i64>, BTreeMap<usize, i64>) = Default::default();
+        for batch in steps_in.chunks(batch_rows) {
+            let kinds: Vec<Change> = batch.iter().map(|(key, n, delete)| match (delete, all.contains_key(key)) {
+                (true, true) => { all.remove(key); Change::Delete }
+                (_, known) => { all.insert(*key, *n); if known { Change::Replace } else { Change::Insert } }
+            }).collect();
+            let changes = Changes { revisions: vec![1; batch.len()].into(), kinds: kinds.into(), is_final: false, audience: Audience::Sinks };
+            let ns: Vec<i64> = batch.iter().map(|(_, n, _)| *n).collect();
+            let made = Batch { rows: rows(&ns), event_time_ms: vec![0; ns.len()].into(), origin: None, changes: Some(changes) };
+            let done = task.apply(&made.rows, made.changes.as_ref(), &|_| Place::default()).unwrap();
+            let from = done.from.clone().unwrap_or_else(|| (0_u32..).take(batch.len()).collect());
+            let made = changed(Arc::new(made), done);
+            for (row, kind) in from.into_iter().zip(made.changes.as_ref().unwrap().kinds.iter()) {
+                let (key, n, _) = batch[row as usize];
+                match kind {
+                    Change::Delete => { filtered.remove(&key); }
+                    _ => { filtered.insert(key, n); }
+                }
+            }
+            let expected: BTreeMap<usize, i64> = all.iter().filter(|(_, n)| **n < 5).map(|(k, n)| (*k, *n)).collect();
+            prop_assert_eq!(&filtered, &expected);
+        }
     }
 
     #[test]
