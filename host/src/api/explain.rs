@@ -220,8 +220,14 @@ impl<'a> Facts<'a> {
         }
         match silent_for_ms {
             Some(ms) if ms <= JUST_NOW_MS => {
-                let newest =
-                    r.newest_event_ms.map_or(String::new(), |ms| format!("; its newest event is of {}", self.time(ms)));
+                let bound = i64::try_from(spec.out_of_orderness_ms).unwrap_or(i64::MAX);
+                let newest = r.newest_event_ms.map_or(String::new(), |ms| {
+                    format!(
+                        "; its newest event is of {}, and {} of disorder are waited for",
+                        self.time(ms),
+                        words::duration(bound)
+                    )
+                });
                 (Reason::CaughtUp, format!("caught up{newest}"))
             }
             _ => (Reason::Silent, format!("caught up{silent}; {never}")),

@@ -18,7 +18,7 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 const BODY_BYTES_MAX: u64 = 64 << 10;
 /// For a whole request to arrive, and for the whole answer to be taken.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5_000 });
 /// After an error of the listener (too many open files, say).
 const BREATH: Duration = Duration::from_millis(100);
 

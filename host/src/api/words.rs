@@ -18,15 +18,12 @@ pub fn time(ms: i64, now_ms: i64) -> String {
 
 /// `12:00–12:05`
 pub fn window(start_ms: i64, end_ms: i64, now_ms: i64) -> String {
-    let short =
-        |text: String| if text.len() >= 8 { text.strip_suffix(":00").unwrap_or(&text).to_owned() } else { text };
-    let end = if start_ms.div_euclid(DAY_MS) == end_ms.div_euclid(DAY_MS) {
-        let of_day = time_of_day(end_ms);
-        of_day.strip_suffix(".000").unwrap_or(&of_day).to_owned()
-    } else {
-        time(end_ms, now_ms)
-    };
-    format!("{}–{}", short(time(start_ms, now_ms)), short(end))
+    let same_day = start_ms.div_euclid(DAY_MS) == end_ms.div_euclid(DAY_MS);
+    let (start, end) = (time(start_ms, now_ms), time(end_ms, if same_day { end_ms } else { now_ms }));
+    match (start.strip_suffix(":00"), end.strip_suffix(":00")) {
+        (Some(start), Some(end)) => format!("{start}–{end}"),
+        _ => format!("{start}–{end}"),
+    }
 }
 
 /// The two largest units that say something: `250 ms`, `14 s`, `6 min 58 s`, `3 h`, `2 d 1 h`.
@@ -75,6 +72,7 @@ mod tests {
         assert_eq!(time(NOON - DAY_MS, NOON), "2026-01-30 12:00:00");
         assert_eq!(window(NOON, NOON + 300_000, NOON), "12:00–12:05");
         assert_eq!(window(NOON + 5_000, NOON + 10_000, NOON), "12:00:05–12:00:10");
+        assert_eq!(window(NOON, NOON + 10_000, NOON), "12:00:00–12:00:10");
         assert_eq!(window(NOON - DAY_MS, NOON - DAY_MS + 300_000, NOON), "2026-01-30 12:00–12:05");
         assert_eq!(window(NOON - 2 * DAY_MS, NOON - DAY_MS, NOON), "2026-01-29 12:00–2026-01-30 12:00");
     }

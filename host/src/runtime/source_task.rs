@@ -37,6 +37,8 @@ use crate::spec::model::{MetadataSpec, WatermarkSpec};
 pub mod drift;
 mod partition;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use drift::DriftSlot;
 use partition::Partition;

@@ -37,6 +37,10 @@ impl PartitionProgress {
     pub fn report(&self) -> PartitionReport {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    pub fn publish(&self, report: PartitionReport) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
 }
 
 /// A partition that a task starts with.
@@ -107,6 +111,6 @@ impl Partition {
         report.idle = self.time.is_idle();
         report.waits_for_first_event = self.time.state().idle && !report.idle;
         report.done = self.done;
-        *self.progress.report.lock().unwrap_or_else(PoisonError::into_inner) = *report;
+        self.progress.publish(*report);
     }
 }
