@@ -24,6 +24,7 @@ use object_store::path::Path;
 
 use crate::spec::model::Location;
 
+mod address;
 mod claim;
 mod durable;
 mod error;

@@ -11,10 +11,12 @@ use crate::plugin::engine::compile_as_child;
 
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod generate;
 pub mod open;
 pub mod plugin;
 pub mod query;
+pub mod reach;
 pub mod replay;
 pub mod run;
 
@@ -46,6 +48,12 @@ enum Command {
     #[command(after_help = "Examples:\n  millrace run pipelines/campaign_metrics.toml\n  \
                       millrace run pipelines/campaign_metrics.toml --until-end    # what is there now, then exit")]
     Run(RunArgs),
+    /// Why a running pipeline has not closed a window: what each operator waits for
+    #[command(after_help = "Examples:\n  millrace explain pipelines/campaign_metrics.toml\n  \
+                      millrace explain campaign-metrics metrics\n  \
+                      millrace explain campaign-metrics --format json\n  \
+                      millrace explain campaign-metrics --api http://10.0.0.7:7070")]
+    Explain(explain::ExplainArgs),
     /// Write seeded ad events into a file or a Kafka topic
     #[command(after_help = "Examples:\n  millrace generate events.jsonl --count 100000\n  \
                       millrace generate --kafka localhost:9092 --topic ads-campaign-events --count 1000000")]
@@ -98,9 +106,26 @@ pub struct RunArgs {
     /// read this source from somewhere else than the checkpoint says
     #[arg(long, value_name = "SOURCE=earliest|latest|RFC3339")]
     pub reset_offsets: Vec<String>,
+    /// where the API listens: an address, or `none`. Default: 127.0.0.1:7070 or the next free port. Beyond this machine
+    /// only with a token: MILLRACE_API_TOKEN, or MILLRACE_API_TOKEN_FILE
+    #[arg(long, value_name = "ADDR", value_parser = parse_ui)]
+    pub ui: Option<Ui>,
     /// how progress is shown
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ui {
+    None,
+    At(std::net::SocketAddr),
+}
+
+fn parse_ui(text: &str) -> Result<Ui, String> {
+    match text {
+        "none" => Ok(Ui::None),
+        _ => text.parse().map(Ui::At).map_err(|_| "expected an address such as 127.0.0.1:7070, or `none`".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -252,6 +277,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { file, format } => check::run(&file, format),
         Command::Run(args) => run::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Replay(args) => replay::run(&args),

@@ -1,5 +1,8 @@
-//! The wall clock, handed in so that a test can own it. Event time never looks at it, idleness and `max_future` do.
+//! The wall clock, handed in so that a test can own it. Event time never looks at it, only `max_future` does (idleness is
+//! on a steady clock); in `time = "processing"` it is the time of all events ([`NeverBack`]).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub trait Clock: Send + Sync + std::fmt::Debug {
@@ -14,5 +17,51 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A clock that stands still while the one below it is behind where it has been.
+#[derive(Debug)]
+pub struct NeverBack {
+    clock: Arc<dyn Clock>,
+    last_ms: AtomicI64,
+}
+
+impl NeverBack {
+    /// `from_ms`: where it has been before.
+    pub fn new(clock: Arc<dyn Clock>, from_ms: i64) -> Self {
+        Self { clock, last_ms: AtomicI64::new(from_ms) }
+    }
+}
+
+impl Clock for NeverBack {
+    fn now_ms(&self) -> i64 {
+        let now_ms = self.clock.now_ms();
+        self.last_ms.fetch_max(now_ms, SeqCst).max(now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Scripted(AtomicI64);
+
+    impl Clock for Scripted {
+        fn now_ms(&self) -> i64 {
+            self.0.load(SeqCst)
+        }
+    }
+
+    #[test]
+    fn it_stands_still_until_the_machine_has_caught_up() {
+        let machine = Arc::new(Scripted(AtomicI64::new(900)));
+        let clock = NeverBack::new(Arc::clone(&machine) as Arc<dyn Clock>, 1_000);
+        let at = |ms| {
+            machine.0.store(ms, SeqCst);
+            clock.now_ms()
+        };
+        assert_eq!([at(900), at(1_100), at(500), at(1_100), at(1_101)], [1_000, 1_100, 1_100, 1_100, 1_101]);
     }
 }

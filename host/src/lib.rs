@@ -10,6 +10,7 @@
 //! | [`expr`] | SQL expressions over a batch's columns |
 //! | [`plugin`] | batches through a sandboxed component (or the same logic natively) |
 //! | [`runtime`] | tasks on threads, exchanges between them, barriers, the run from start to end |
+//! | [`api`] | HTTP: what a run is doing, and why a window is open |
 //! | [`capture`] | a plugin's failed call on disk, for `millrace replay` |
 //! | [`checkpoint`] | the log of checkpoints and the state files, on any object store |
 //! | [`catalog`] | Iceberg catalogs opened from the pipeline file, durable local storage |
@@ -29,6 +30,7 @@
     )
 )]
 
+pub mod api;
 pub mod capture;
 pub mod catalog;
 pub mod checkpoint;

@@ -17,7 +17,9 @@
 //! | [`message`] | what travels on an edge |
 //! | [`edge`] | the bounded queues, the exchange that splits a batch by task, the aligned inbox |
 //! | [`stats`] | counters and gauges of a run, by node |
+//! | [`status`] | what each task says of itself: watermarks, windows, partitions |
 //! | [`failures`] | what happens to a row that cannot be used: fail, skip, dead letter |
+//! | [`sources`] | the sources of a run, started |
 //! | [`source_task`] | partitions in order of event time → batches, watermarks, barriers |
 //! | [`transforms`], [`transform_task`] | filter, set, select, plugin: row by row, without state |
 //! | [`deduplicate_task`] | the first event of a key passes |
@@ -33,6 +35,7 @@
 //! | [`nodes`] | the real world's parts, made from the spec |
 //! | `graph` | the queues of a run |
 //! | `unite` | several inputs of one node, united by column name |
+//! | `retry` | what time can heal is tried again |
 //! | `assign` | which task reads which partition, from where |
 //! | [`run`] | one run from start to end |
 //! | [`progress`] | the line on the terminal |
@@ -53,12 +56,15 @@ pub mod progress;
 pub mod read_state;
 pub mod recorder;
 pub mod restore;
+mod retry;
 pub mod run;
 #[cfg(test)]
 mod simulation;
 pub mod sink_task;
 pub mod source_task;
+pub mod sources;
 pub mod stats;
+pub mod status;
 pub mod transform_task;
 pub mod transforms;
 mod unite;

@@ -11,6 +11,7 @@
 //! | [`batch`] | what travels: rows, their event times, where they came from, how they change a result |
 //! | [`watermark`] | event-time progress: per partition, per source, per operator input; idleness |
 //! | [`key`] | the canonical bytes of a key, its hash, its key group |
+//! | [`idleness`] | when a partition is idle; event time that goes on without events |
 //! | [`window`] | which window an event belongs to; when a window is open, closed, expired |
 //! | [`groups`] | (key, window) → slot in the accumulator |
 //! | [`seen`] | which keys have been seen lately: deduplication |
@@ -24,6 +25,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod commit;
 pub mod groups;
+pub mod idleness;
 pub mod key;
 pub mod limits;
 pub mod schema;

@@ -6,8 +6,10 @@
 //!   operator   W = min over its inputs that count                      InputWatermarks
 //! ```
 //!
-//! An idle partition or input does not count; if all are idle, the watermark holds. It never goes back. Idleness
-//! travels in-band with the watermark. (Flink: `BoundedOutOfOrdernessWatermarks`, `StatusWatermarkValve`.)
+//! An idle partition or input does not count; if all are idle, the watermark holds, unless a source says that its own
+//! goes on all the same (`when_idle = "advance"`, [`crate::idleness`]): then it is an idle input whose time still rises.
+//! It never goes back. Idleness travels in-band with the watermark. (Flink: `BoundedOutOfOrdernessWatermarks`,
+//! `StatusWatermarkValve`.)
 //!
 //! This module never looks at a clock: whoever decides that a partition is idle hands the fact in.
 
@@ -62,6 +64,11 @@ impl PartitionTime {
         self.idle = idle;
     }
 
+    /// Event time has gone on without events. Idle or not stays as it is.
+    pub fn advance_to(&mut self, watermark_ms: i64) {
+        self.watermark_ms = self.watermark_ms.max(Some(watermark_ms));
+    }
+
     pub fn watermark_ms(&self) -> Option<i64> {
         self.watermark_ms
     }
@@ -97,6 +104,8 @@ pub fn combine(parts: impl IntoIterator<Item = Watermark>) -> Watermark {
 #[derive(Clone, Debug)]
 pub struct InputWatermarks {
     inputs: Vec<Watermark>,
+    /// by input: idle, and its time has risen since it became so
+    goes_on: Vec<bool>,
     current_ms: Option<i64>,
     idle: bool,
 }
@@ -104,14 +113,20 @@ pub struct InputWatermarks {
 impl InputWatermarks {
     /// `restored_ms`: what the operator had reached at the checkpoint; it never goes back behind it.
     pub fn new(inputs: usize, restored_ms: Option<i64>) -> Self {
-        Self { inputs: vec![Watermark::default(); inputs], current_ms: restored_ms, idle: false }
+        Self {
+            inputs: vec![Watermark::default(); inputs],
+            goes_on: vec![false; inputs],
+            current_ms: restored_ms,
+            idle: false,
+        }
     }
 
     /// Takes one input's watermark in. Returns true if the operator's own watermark or idleness changed.
     pub fn update(&mut self, input: usize, watermark: Watermark) -> bool {
-        if let Some(slot) = self.inputs.get_mut(input) {
-            let time_ms = slot.time_ms.max(watermark.time_ms);
-            *slot = Watermark { time_ms, idle: watermark.idle };
+        if let (Some(slot), Some(goes_on)) = (self.inputs.get_mut(input), self.goes_on.get_mut(input)) {
+            let rises_while_idle = slot.idle && watermark.time_ms > slot.time_ms;
+            *goes_on = watermark.idle && (*goes_on || rises_while_idle);
+            *slot = Watermark { time_ms: slot.time_ms.max(watermark.time_ms), idle: watermark.idle };
         }
         let ended = |w: &&Watermark| w.time_ms == Some(END_OF_TIME_MS);
         let combined = if self.inputs.iter().all(|w| ended(&w)) {
@@ -122,15 +137,22 @@ impl InputWatermarks {
         };
         let before = (self.current_ms, self.idle);
         self.idle = combined.idle;
-        if !combined.idle {
-            // None < Some(_): an input that has said nothing yet holds, but never takes anything back
-            self.current_ms = self.current_ms.max(combined.time_ms);
-        }
+        // None < Some(_): an input that has said nothing yet holds, but never takes anything back
+        self.current_ms = self.current_ms.max(if combined.idle {
+            self.inputs.iter().zip(&self.goes_on).filter(|(_, goes_on)| **goes_on).filter_map(|(w, _)| w.time_ms).min()
+        } else {
+            combined.time_ms
+        });
         before != (self.current_ms, self.idle)
     }
 
     pub fn current_ms(&self) -> Option<i64> {
         self.current_ms
+    }
+
+    /// What each input has said.
+    pub fn inputs(&self) -> &[Watermark] {
+        &self.inputs
     }
 
     /// What is sent on.
@@ -183,6 +205,34 @@ mod tests {
         assert_eq!(w.current_ms(), Some(70));
         w.update(1, IDLE);
         assert_eq!(w.state(), Watermark { time_ms: Some(70), idle: true });
+    }
+
+    #[test]
+    fn when_all_are_idle_and_one_goes_on_so_does_the_operator() {
+        let mut w = InputWatermarks::new(2, None);
+        let idle_at = |ms| Watermark { time_ms: Some(ms), idle: true };
+        w.update(0, at(50));
+        w.update(1, at(70));
+        w.update(0, IDLE);
+        w.update(1, IDLE);
+        assert_eq!(w.current_ms(), Some(70));
+        assert!(!w.update(1, idle_at(60)), "it has been there");
+        assert!(w.update(1, idle_at(75)));
+        assert_eq!(w.state(), idle_at(75));
+        // one that is awake alone decides
+        w.update(0, at(72));
+        w.update(1, idle_at(90));
+        assert_eq!(w.current_ms(), Some(75));
+        w.update(0, at(80));
+        assert_eq!(w.current_ms(), Some(80));
+        w.update(0, IDLE);
+        assert_eq!(w.current_ms(), Some(90));
+        // an operator behind it cannot tell it from a source
+        let mut next = InputWatermarks::new(1, None);
+        next.update(0, at(75));
+        next.update(0, idle_at(75));
+        next.update(0, idle_at(80));
+        assert_eq!(next.state(), idle_at(80));
     }
 
     #[test]

@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
 use crossbeam_channel::unbounded;
+use tokio::runtime::Handle;
 
 use super::open::{Substitute, load, resolve};
-use super::{Failure, RunArgs};
+use super::{Failure, RunArgs, Ui};
+use crate::api::address::{Address, Announced};
+use crate::api::token::Token;
+use crate::api::{self, Api, Bound, Running};
 use crate::runtime::coordinator::{Finished, Order};
 use crate::runtime::nodes;
 use crate::runtime::progress::Progress;
-use crate::runtime::run::{RunOptions, run as run_pipeline};
+use crate::runtime::run::{Parts, RunOptions, run as run_pipeline};
 use crate::spec::model::Start;
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -38,19 +42,46 @@ pub fn run_with(args: &RunArgs, substitute: Option<Substitute<'_>>) -> Result<()
         reset_offsets,
         observer: None,
     };
+    let bound = bind(args.ui)?;
     let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), args.fresh)
         .map_err(|e| Failure::Other(anyhow::Error::new(e)))?;
     let (orders, order_receiver) = unbounded();
     stop_on_signals(orders)?;
+    let api = bound.map(|bound| serve(bound, &parts, runtime.handle())).transpose()?;
     let progress = Progress::start(&loaded.pipeline, &parts.stats, &parts.clock, args.progress);
     let finished = run_pipeline(parts, options, order_receiver);
     progress.finish();
+    drop(api);
     match finished {
         Ok(Finished::Stopped) => eprintln!("stopped: checkpoint taken, all commits confirmed"),
         Ok(Finished::ReachedEnd) => eprintln!("done: all input read, all commits confirmed"),
         Err(error) => return Err(Failure::Other(anyhow::Error::new(error))),
     }
     Ok(())
+}
+
+fn bind(ui: Option<Ui>) -> Result<Option<Bound>, Failure> {
+    let wanted = match ui {
+        Some(Ui::None) => return Ok(None),
+        Some(Ui::At(address)) => Some(address),
+        None => None,
+    };
+    let token = Token::from_environment(|name| std::env::var(name).ok()).map_err(Failure::Usage)?;
+    api::bind(wanted, token).map(Some).map_err(Failure::Usage)
+}
+
+/// Answers, and says where beside the checkpoints, until what it returns is dropped.
+fn serve(bound: Bound, parts: &Parts, runtime: &Handle) -> anyhow::Result<(Option<Announced>, Api)> {
+    let api = bound.serve(Running::new(parts)).map_err(anyhow::Error::msg)?;
+    eprintln!("api: {}", api.url);
+    let address = Address {
+        pipeline: parts.pipeline.name.clone(),
+        incarnation: parts.fence.incarnation.clone(),
+        generation: parts.fence.generation,
+        url: api.url.clone(),
+        process: std::process::id(),
+    };
+    Ok((Announced::new(&parts.pipeline, address, runtime), api))
 }
 
 /// I/O only: object stores, catalogs, commits. Data moves on the tasks' own threads.

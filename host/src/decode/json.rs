@@ -37,6 +37,7 @@ use crate::source::RawMessage;
 use crate::spec::model::{EventTimeSpec, SourceSchema, TimeUnit};
 use columns::Table;
 use plan::{EventTime, Plan};
+use time::parse_timestamp;
 
 /// What a batch's messages may come to: Arrow's offsets have 31 bits. Readers hand out far less at a time.
 const BATCH_BYTES_MAX: usize = i32::MAX as usize;
@@ -142,6 +143,10 @@ fn event_times(event_time: EventTime, table: &Table, record_times: Vec<i64>) -> 
     match event_time {
         EventTime::RecordTimestamp => record_times,
         EventTime::Micros(column) => table.longs(column).iter().map(|us| us.div_euclid(1_000)).collect(),
+        EventTime::Text(column) => {
+            let micros = table.texts(column).map(|text| parse_timestamp(text).map_or(0, |(micros, _)| micros));
+            micros.map(|us| us.div_euclid(1_000)).collect()
+        }
         EventTime::Days(column) => table.ints(column).iter().map(|days| i64::from(*days) * 86_400_000).collect(),
         EventTime::Number(column, unit) => {
             let to_ms = |number: i64| match unit {

@@ -129,7 +129,7 @@ impl Operator {
                 key_groups,
                 uploader: Arc::clone(&exports) as Arc<dyn StateUploader>,
                 stats: Arc::clone(&stats),
-                watermark_gauge: Arc::default(),
+                status: Arc::default(),
                 observer: None,
             };
             let watermark_ms = cut.watermark_ms;

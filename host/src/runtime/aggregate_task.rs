@@ -36,6 +36,7 @@ use super::edge::{Hangup, Inbox, Output, Received};
 use super::failures::{FailedRow, Failures, dead_letters};
 use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::{NodeStats, UNKNOWN};
+use super::status::{OperatorStatus, WindowReport};
 use crate::capture::Place;
 use crate::plugin::WindowUs;
 
@@ -74,8 +75,7 @@ pub struct AggregateTask {
     pub key_groups: (KeyGroup, KeyGroup),
     pub uploader: Arc<dyn StateUploader>,
     pub stats: Arc<NodeStats>,
-    /// this task's watermark, for `explain` and the progress line
-    pub watermark_gauge: Arc<std::sync::atomic::AtomicI64>,
+    pub status: Arc<OperatorStatus>,
     pub observer: Option<ResultObserver>,
 }
 
@@ -228,6 +228,9 @@ impl AggregateTask {
         watermark_ms: Option<i64>,
     ) -> Result<Result<(), Hangup>, RunError> {
         self.stats.late_total.fetch_add(rows.len() as u64, Relaxed);
+        if let Some(origin) = &batch.origin {
+            self.status.late(origin, rows.len() as u64);
+        }
         let connected = !self.late_outputs.is_empty();
         if !connected {
             state.late_dropped += rows.len() as u64;
@@ -366,11 +369,12 @@ impl AggregateTask {
         let now = state.watermarks.state();
         if now.time_ms != END_OF_TIME.time_ms {
             state.true_watermark_ms = now.time_ms;
-            self.watermark_gauge.store(now.time_ms.unwrap_or(UNKNOWN), Relaxed);
+            self.status.watermark(&state.watermarks);
         }
         if let Err(hangup) = self.close_windows(state)? {
             return Ok(Err(hangup));
         }
+        self.report(state, false)?;
         Ok(self.broadcast(&Message::Watermark(now)))
     }
 
@@ -483,6 +487,17 @@ impl AggregateTask {
             self.stats.state_bytes.fetch_add(bytes - state.reported_bytes, Relaxed);
             state.reported_bytes = bytes;
         }
+        let now = state.watermarks.current_ms();
+        let windows = state.groups.windows().map(|(start_ms, _)| self.window.starting_at(start_ms));
+        let (open, closed): (Vec<Window>, Vec<Window>) = windows.partition(|w| w.phase(now, 0) == Phase::Open);
+        self.status.windows(WindowReport {
+            open: open.len() as u64,
+            closed: closed.len() as u64,
+            oldest_open: open.first().map(|w| (w.start_ms, w.end_ms)),
+            groups: groups.unsigned_abs(),
+            state_bytes: state.reported_bytes.unsigned_abs(),
+            corrections_waiting: 0,
+        });
         Ok(())
     }
 

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use millrace_core::checkpoint::Checkpoint;
 use millrace_core::watermark::PartitionTime;
 
 use super::message::{RunError, TaskId};
 use super::monitor::{Known, Partitions};
+use super::retry::retry;
 use super::run::{RunOptions, SourceNode};
-use super::source_task::{Assigned, PartitionProgress, retry};
+use super::source_task::{Assigned, PartitionProgress};
 use crate::source::{Connector, PartitionId, StartAt};
 use crate::spec::model::{ConnectorSpec, SourceSpec, Start};
 
@@ -20,12 +22,13 @@ pub fn assign(
     checkpoint: &Checkpoint,
     options: &RunOptions,
     tasks: usize,
+    bound_ms: i64,
+    pause: &mut dyn FnMut(Duration) -> bool,
 ) -> Result<(Vec<Vec<Assigned>>, Partitions), RunError> {
     let id = TaskId { node: Arc::clone(&node.name), task: 0 };
-    let found = retry(&id, || node.connector.discover())?;
+    let found = retry(&id, || node.connector.discover(), pause)?;
     let reset = options.reset_offsets.get(&*node.name);
     let restored = checkpoint.sources.get(&*node.name);
-    let bound_ms = i64::try_from(node.spec.watermark.out_of_orderness_ms).unwrap_or(i64::MAX);
     let mut assigned: Vec<Vec<Assigned>> = (0..tasks).map(|_| Vec::new()).collect();
     let mut known = BTreeMap::new();
     for (index, info) in found.into_iter().enumerate() {
@@ -41,14 +44,25 @@ pub fn assign(
                 node.name, info.id.topic, node.name
             )));
         }
+        let restored_idle = reset.is_none() && before.is_some_and(|p| p.idle);
+        let extent = if options.until_end || restored_idle {
+            Some(retry(&id, || node.connector.extent(&info.id), pause)?)
+        } else {
+            None
+        };
+        let has_backlog = |position: i64| extent.is_some_and(|extent| position < extent.end);
         let (start, time) = match (before, reset) {
             (_, Some(start)) => (start_at(*start), PartitionTime::new(bound_ms)),
-            (Some(p), None) => (StartAt::Offset(p.position), PartitionTime::restored(bound_ms, p.watermark_ms, p.idle)),
+            // one that was idle is not if there is something to read by now
+            (Some(p), None) => {
+                let idle = p.idle && !has_backlog(p.position);
+                (StartAt::Offset(p.position), PartitionTime::restored(bound_ms, p.watermark_ms, idle))
+            }
             // a partition that came up while the pipeline was down is read from its beginning
             (None, None) if restored.is_some() => (StartAt::Earliest, PartitionTime::discovered(bound_ms)),
             (None, None) => (initial_start(&node.spec), PartitionTime::new(bound_ms)),
         };
-        let until = if options.until_end { Some(retry(&id, || node.connector.extent(&info.id))?.end) } else { None };
+        let until = extent.filter(|_| options.until_end).map(|extent| extent.end);
         let progress = Arc::<PartitionProgress>::default();
         if let Some(end) = until {
             progress.end.store(end, Relaxed);

@@ -22,6 +22,7 @@ use super::aggregate_task::{Export, ExportedWindow, RestoredWindow, StateUploade
 use super::edge::{Hangup, Inbox, Output, Received};
 use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::NodeStats;
+use super::status::OperatorStatus;
 use super::transform_task::take_rows;
 use crate::spec::model::DeduplicateSpec;
 use crate::spec::transforms::FIRST_SEEN;
@@ -41,6 +42,7 @@ pub struct DeduplicateTask {
     pub key_groups: (KeyGroup, KeyGroup),
     pub uploader: Arc<dyn StateUploader>,
     pub stats: Arc<NodeStats>,
+    pub status: Arc<OperatorStatus>,
 }
 
 struct State {
@@ -145,6 +147,7 @@ impl DeduplicateTask {
         let now = state.watermarks.state();
         if now.time_ms != END_OF_TIME.time_ms {
             state.true_watermark_ms = now.time_ms;
+            self.status.watermark(&state.watermarks);
             state.seen.advance(now.time_ms);
         }
         self.broadcast(&Message::Watermark(now))

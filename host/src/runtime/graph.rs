@@ -13,9 +13,12 @@ use super::unite::Unite;
 use crate::spec::columns;
 
 /// All queues of the graph, taken out by node and task.
+#[derive(Default)]
 pub struct Graph {
     outputs: BTreeMap<(String, usize), Vec<Output>>,
     inputs: BTreeMap<(String, usize), Vec<Receiver<Message>>>,
+    /// by node and task, the node behind each of its inputs
+    senders: BTreeMap<(String, usize), Vec<Arc<str>>>,
 }
 
 impl Graph {
@@ -25,6 +28,10 @@ impl Graph {
 
     pub fn inputs(&mut self, node: &str, task: usize) -> Vec<Receiver<Message>> {
         self.inputs.remove(&(node.to_owned(), task)).unwrap_or_default()
+    }
+
+    pub fn senders(&self, node: &str, task: usize) -> Vec<Arc<str>> {
+        self.senders.get(&(node.to_owned(), task)).cloned().unwrap_or_default()
     }
 
     fn edge(
@@ -40,14 +47,17 @@ impl Graph {
         for (task, output) in outputs.into_iter().enumerate() {
             self.outputs.entry((from.to_owned(), task)).or_default().push(output);
         }
+        let from: Arc<str> = from.into();
         for (task, input) in inputs.into_iter().enumerate() {
+            let senders = self.senders.entry((to.to_owned(), task)).or_default();
+            senders.extend(input.iter().map(|_| Arc::clone(&from)));
             self.inputs.entry((to.to_owned(), task)).or_default().extend(input);
         }
     }
 }
 
 pub fn wire(parts: &Parts, tasks: usize) -> Result<Graph, RunError> {
-    let mut graph = Graph { outputs: BTreeMap::new(), inputs: BTreeMap::new() };
+    let mut graph = Graph::default();
     for node in &parts.transforms {
         let steps = node.steps_name();
         let first = steps.as_deref().unwrap_or(&node.name);

@@ -12,11 +12,12 @@ use millrace_core::limits::DISCOVERY_INTERVAL_MS;
 use tracing::warn;
 
 use super::message::{Event, RunError, TaskId};
-use super::source_task::{Command, PartitionProgress, source_error};
+use super::retry::source_error;
+use super::source_task::{Command, PartitionProgress};
 use crate::source::{Connector, PartitionId, SourceError, Waker};
 
-/// How often the ends are asked for.
-const ENDS_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the ends are asked for: twice in an `idle_timeout`, within these.
+const ENDS_INTERVAL_MS: (u64, u64) = (200, 2_000);
 
 /// All partitions of a source that are being read.
 pub type Partitions = Arc<Mutex<BTreeMap<PartitionId, Known>>>;
@@ -40,10 +41,13 @@ pub struct Monitor {
     pub waker: Arc<Waker>,
     /// bounded runs read what was there at the start
     pub discover: bool,
+    pub idle_timeout_ms: Option<u64>,
 }
 
 impl Monitor {
     pub fn run(self) {
+        let (shortest, longest) = ENDS_INTERVAL_MS;
+        let interval = self.idle_timeout_ms.map_or(longest, |ms| (ms / 2).clamp(shortest, longest));
         let mut discovered = Instant::now();
         let id = TaskId { node: Arc::clone(&self.source), task: 0 };
         while !self.stop.load(Relaxed) {
@@ -75,7 +79,7 @@ impl Monitor {
                     }
                 }
             }
-            self.waker.wait(ENDS_INTERVAL);
+            self.waker.wait(Duration::from_millis(interval));
         }
     }
 

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef, SinkState};
@@ -20,18 +20,18 @@ use tracing::{info, warn};
 
 use super::accumulator::{Accumulator, OpenInstance};
 use super::aggregate_task::{AggregateTask, InputColumn, ResultObserver, StateUploader};
-use super::assign::{assign, publish_positions};
+use super::assign::publish_positions;
 use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
 use super::edge::{Inbox, PartitionHash};
 use super::failures::Failures;
 use super::graph::{Graph, wire};
 use super::message::{Event, RunError, TaskId};
-use super::monitor::{Monitor, Partitions};
+use super::monitor::Partitions;
 use super::read_state::{StateReader, Windows, read_state};
 use super::recorder::{Recorded, Recorder};
 use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
-use super::source_task::{Drift, SourceTask};
+use super::sources::{self, Shared};
 use super::stats::{RunStats, UNKNOWN};
 use super::transforms::{self, TransformNode};
 use crate::capture::{Captures, Kind};
@@ -43,7 +43,7 @@ use crate::sink::{SinkCommitter, SinkWriter};
 use crate::source::{Connector, Waker};
 use crate::spec::columns;
 use crate::spec::model::{
-    AggregationSpec, Backend, IcebergSinkSpec, Pipeline, SinkKind, SinkMode, SourceSpec, Start, TimeSpec, WindowSpec,
+    AggregationSpec, Backend, IcebergSinkSpec, Pipeline, SinkKind, SinkMode, SourceSpec, Start, WindowSpec,
 };
 
 /// A source, ready to be read.
@@ -125,9 +125,6 @@ pub fn window_name(spec: &AggregationSpec) -> String {
 /// What the pipeline file may ask for and this release cannot run.
 fn refuse_unfinished(pipeline: &Pipeline) -> Result<(), RunError> {
     let unfinished = |what: &str| Err(RunError::Spec(format!("{what}: not supported yet")));
-    if pipeline.time == TimeSpec::Processing {
-        return unfinished("time = \"processing\"");
-    }
     if pipeline.state.backend != Backend::Memory {
         return unfinished("backend = \"disk\"");
     }
@@ -144,11 +141,10 @@ fn refuse_unfinished(pipeline: &Pipeline) -> Result<(), RunError> {
     Ok(())
 }
 
-type Thread = JoinHandle<()>;
+pub type Thread = JoinHandle<()>;
 
 /// Runs the pipeline until it is stopped, comes to its end, or fails.
 pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Result<Finished, RunError> {
-    let started = Instant::now();
     refuse_unfinished(&parts.pipeline)?;
     let tasks = parts.pipeline.parallelism.max(1);
     let mut checkpoint = parts.restored.take().unwrap_or_default();
@@ -171,7 +167,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
 
     let (events, event_receiver) = unbounded();
     let stop = Arc::new(AtomicBool::new(false));
-    let paused = Arc::new(AtomicBool::new(false));
+    let paused = Arc::clone(&parts.stats.status.paused);
     let mut graph = wire(&parts, tasks)?;
     let mut threads: Vec<Thread> = Vec::new();
     let mut all_tasks = BTreeSet::new();
@@ -197,7 +193,6 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
 
     let captures = Arc::new(Captures::new(parts.pipeline.errors.captures.clone()));
     let mut files: BTreeMap<TaskId, Windows> = BTreeMap::new();
-    let mut gauges: Vec<Arc<AtomicI64>> = Vec::new();
     for (node, instances) in parts.aggregations.iter().zip(plugins) {
         let state = checkpoint.operators.get(&*node.name).cloned().unwrap_or_default();
         let by_task = restore::files_by_task(&state.files, tasks);
@@ -217,11 +212,9 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 &events,
                 &captures,
                 options.observer.clone(),
+                state.watermark_ms,
             );
             let watermark_ms = state.watermark_ms;
-            let gauge = &aggregate.watermark_gauge;
-            gauge.store(watermark_ms.unwrap_or(UNKNOWN), Relaxed);
-            gauges.push(Arc::clone(gauge));
             let late_dropped = if task == 0 { state.late_dropped } else { 0 };
             threads.push(spawn(id, &events, move || aggregate.run(watermark_ms, late_dropped, restored))?);
         }
@@ -234,7 +227,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         }
         let state = checkpoint.operators.get(&*node.name).cloned().unwrap_or_default();
         let by_task = restore::files_by_task(&state.files, tasks);
-        let deduplicating = transforms::deduplicate_tasks(&parts, node, tasks, &mut graph, &events);
+        let deduplicating = transforms::deduplicate_tasks(&parts, node, tasks, &mut graph, &events, state.watermark_ms);
         for (task, wanted) in deduplicating.into_iter().zip(by_task) {
             let (restored, known) = read_state(&*parts.reader, task.key.len(), task.key_groups, wanted)?;
             files.insert(task.id.clone(), known);
@@ -244,71 +237,14 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         }
     }
 
-    let drift = Arc::new(Drift::new(tasks * parts.sources.len()));
-    let mut source_handles = Vec::new();
-    let mut monitors = Vec::new();
-    let mut all_partitions: Vec<Partitions> = Vec::new();
-    for (number, node) in parts.sources.iter().enumerate() {
-        let (assigned, partitions) = assign(node, &checkpoint, &options, tasks)?;
-        let mut handles = Vec::new();
-        for (task, assigned) in assigned.into_iter().enumerate() {
-            let id = TaskId { node: Arc::clone(&node.name), task };
-            all_tasks.insert(id.clone());
-            let (commands, command_receiver) = unbounded();
-            let waker = Arc::<Waker>::default();
-            handles.push((commands.clone(), Arc::clone(&waker)));
-            source_handles.push((id.clone(), commands, Arc::clone(&waker)));
-            let stats = parts.stats.node(&node.name);
-            let source = SourceTask {
-                id: id.clone(),
-                connector: Arc::clone(&node.connector),
-                decoder: (node.decoder)()?,
-                watermark: node.spec.watermark,
-                metadata: node.spec.metadata.clone(),
-                output_schema: node.spec.output.to_arrow(),
-                outputs: graph.outputs(&node.name, task),
-                failures: Failures::new(
-                    Arc::clone(&node.name),
-                    "source",
-                    node.spec.on_error,
-                    node.spec.consecutive_limit,
-                    graph.outputs(&format!("{}.errors", node.name), task),
-                    Arc::clone(&stats),
-                ),
-                commands: command_receiver,
-                events: events.clone(),
-                waker,
-                clock: Arc::clone(&parts.clock),
-                started,
-                stats,
-                drift: Arc::clone(&drift),
-                drift_slot: number * tasks + task,
-                paused: Arc::clone(&paused),
-                bounded: options.until_end,
-            };
-            threads.push(spawn(id, &events, move || source.run(assigned))?);
-        }
-        let monitor_waker = Arc::<Waker>::default();
-        let monitor = Monitor {
-            source: Arc::clone(&node.name),
-            connector: Arc::clone(&node.connector),
-            partitions: Arc::clone(&partitions),
-            tasks: handles,
-            events: events.clone(),
-            started,
-            stop: Arc::clone(&stop),
-            waker: Arc::clone(&monitor_waker),
-            discover: !options.until_end,
-        };
-        all_partitions.push(partitions);
-        let name = format!("monitor-{}", node.name);
-        let thread = std::thread::Builder::new().name(name).spawn(move || monitor.run());
-        monitors.push((thread.map_err(|e| RunError::External(format!("cannot start a thread: {e}")))?, monitor_waker));
-    }
+    let shared = Shared { events: &events, orders: &orders, paused: &paused, stop: &stop };
+    let sources = sources::start(&parts, &options, &checkpoint, &mut graph, &shared)?;
+    all_tasks.extend(sources.handles.iter().map(|(id, _, _)| id.clone()));
+    threads.extend(sources.threads);
     drop(graph);
     let gauge_stop = Arc::clone(&stop);
     let gauge_waker = Arc::<Waker>::default();
-    let gauge_thread = watch_gauges(&parts.stats, gauges, all_partitions, gauge_stop, &gauge_waker)?;
+    let gauge_thread = watch_gauges(&parts.stats, sources.partitions, gauge_stop, &gauge_waker)?;
     drop(events);
 
     let mut plugin_digests: BTreeMap<String, String> =
@@ -343,7 +279,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         timeout: Duration::from_millis(spec.timeout_ms),
         min_pause: Duration::from_millis(spec.min_pause_ms),
         tasks: all_tasks,
-        sources: source_handles,
+        sources: sources.handles,
         events: event_receiver,
         orders,
         sinks,
@@ -358,7 +294,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
     };
     let result = coordinator.run();
     stop.store(true, Relaxed);
-    for (thread, waker) in monitors {
+    for (thread, waker) in sources.monitors {
         waker.wake();
         join(thread);
     }
@@ -378,7 +314,7 @@ fn join(thread: Thread) {
 }
 
 /// Starts a task's thread; how it ended goes to the coordinator.
-fn spawn(
+pub fn spawn(
     id: TaskId,
     events: &Sender<Event>,
     work: impl FnOnce() -> Result<(), RunError> + Send + 'static,
@@ -439,8 +375,10 @@ fn aggregate_task(
     events: &Sender<Event>,
     captures: &Arc<Captures>,
     observer: Option<ResultObserver>,
+    restored_ms: Option<i64>,
 ) -> AggregateTask {
     let stats = parts.stats.node(&node.name);
+    let status = parts.stats.status.operator(&node.name, graph.senders(&node.name, id.task), restored_ms);
     let (size_ms, offset_ms) = match node.spec.window {
         WindowSpec::Tumbling { size_ms, offset_ms } => (size_ms, offset_ms),
         // refused at the start
@@ -492,7 +430,7 @@ fn aggregate_task(
         key_groups: key::key_group_range(id.task, tasks),
         uploader: Arc::clone(&parts.uploader),
         stats,
-        watermark_gauge: Arc::default(),
+        status,
         observer,
     }
 }
@@ -553,7 +491,6 @@ fn claim_tables(parts: &Parts, checkpoint: &mut Checkpoint) -> Result<(), RunErr
 /// Sums the tasks' gauges up for whoever looks at the run.
 fn watch_gauges(
     stats: &Arc<RunStats>,
-    watermarks: Vec<Arc<AtomicI64>>,
     partitions: Vec<Partitions>,
     stop: Arc<AtomicBool>,
     waker: &Arc<Waker>,
@@ -565,8 +502,9 @@ fn watch_gauges(
             loop {
                 // once more when the run is over, for whoever looks last
                 let last = stop.load(Relaxed);
-                let lowest = watermarks.iter().map(|w| w.load(Relaxed)).min().unwrap_or(UNKNOWN);
-                stats.watermark_ms.store(lowest, Relaxed);
+                let operators = stats.status.operators();
+                let lowest = operators.values().flatten().map(|(_, report)| report.watermark.time_ms).min().flatten();
+                stats.watermark_ms.store(lowest.unwrap_or(UNKNOWN), Relaxed);
                 let mut lag = 0_i64;
                 let mut known = false;
                 for source in &partitions {

@@ -5,36 +5,50 @@
 //! at a key; the exchange does.
 //!
 //! The partition that is furthest behind in event time is read first, and one that is more than `max_drift` ahead of
-//! the slowest is left unread: its messages wait in its queue, nothing is fetched twice.
+//! the slowest is left unread ([`drift`]): its messages wait in its queue, nothing is fetched twice.
+//!
+//! With `time = "processing"` the time of an event is that of its reading, and the watermark follows the clock.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arrow_array::{ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use millrace_core::barrier::{Barrier, Then};
 use millrace_core::batch::{Batch, Origin};
-use millrace_core::checkpoint::PartitionState;
+use millrace_core::idleness::Together;
 use millrace_core::limits::BATCH_ROWS_MAX;
-use millrace_core::schema::DataType;
 use millrace_core::watermark::{PartitionTime, Watermark, combine};
 use tracing::{info, warn};
 
 use super::edge::{Hangup, Output};
 use super::failures::{FailedRow, Failures};
 use super::message::{END_OF_TIME, Event, Message, Part, RunError, TaskId};
-use super::stats::{NodeStats, UNKNOWN};
+use super::retry::{retry, source_error};
+use super::stats::NodeStats;
+use super::status::{DriftWait, elapsed_ms};
 use crate::clock::Clock;
 use crate::decode::Decoder;
-use crate::source::{Connector, PartitionId, PartitionInfo, PartitionReader, RawMessage, SourceError, StartAt, Waker};
-use crate::spec::model::{MetadataSpec, WatermarkSpec, WhenIdle};
+use crate::source::{Connector, PartitionInfo, SourceError, StartAt, Waker};
+use crate::spec::model::{MetadataSpec, WatermarkSpec};
+
+pub mod drift;
+mod partition;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use drift::DriftSlot;
+use partition::Partition;
+pub use partition::{Assigned, PartitionProgress};
+use rows::{DecodedRows, failed_message};
 
 /// How long a task waits for messages before it looks at its clock again.
 const WAIT_MAX: Duration = Duration::from_millis(200);
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The same where the watermark follows the clock.
+const TICK: Duration = Duration::from_millis(20);
 
 /// From the coordinator and the monitor to one source task.
 #[derive(Debug)]
@@ -46,65 +60,9 @@ pub enum Command {
     Add(PartitionInfo, Arc<PartitionProgress>),
 }
 
-/// What a task, the monitor and the progress line share of one partition.
-#[derive(Debug)]
-pub struct PartitionProgress {
-    pub position: AtomicI64,
-    /// the end offset last heard of
-    pub end: AtomicI64,
-    /// when the answer came, in ms of the run's own steady clock
-    pub end_answered_ms: AtomicI64,
-}
-
-impl Default for PartitionProgress {
-    fn default() -> Self {
-        Self {
-            position: AtomicI64::new(UNKNOWN),
-            end: AtomicI64::new(UNKNOWN),
-            end_answered_ms: AtomicI64::new(UNKNOWN),
-        }
-    }
-}
-
-/// A partition that a task starts with.
-pub struct Assigned {
-    pub info: PartitionInfo,
-    pub start: StartAt,
-    pub time: PartitionTime,
-    /// bounded runs: done when the position reaches it
-    pub until: Option<i64>,
-    pub progress: Arc<PartitionProgress>,
-}
-
-struct Partition {
-    info: PartitionInfo,
-    reader: Box<dyn PartitionReader>,
-    time: PartitionTime,
-    last_message: Instant,
-    until: Option<i64>,
-    done: bool,
-    progress: Arc<PartitionProgress>,
-}
-
-/// Watermarks of all tasks of the sources that meet in an operator, for `max_drift`.
-#[derive(Debug, Default)]
-pub struct Drift {
-    tasks: Vec<AtomicI64>,
-}
-
-impl Drift {
-    pub fn new(tasks: usize) -> Self {
-        Self { tasks: (0..tasks).map(|_| AtomicI64::new(i64::MAX)).collect() }
-    }
-
-    fn publish(&self, task: usize, slowest_ms: i64) {
-        if let Some(slot) = self.tasks.get(task) {
-            slot.store(slowest_ms, Relaxed);
-        }
-    }
-
-    fn slowest_ms(&self) -> i64 {
-        self.tasks.iter().map(|t| t.load(Relaxed)).min().unwrap_or(i64::MAX)
+impl Command {
+    fn is_stop(&self) -> bool {
+        matches!(self, Self::Barrier(b) | Self::Drain(b) if b.then == Then::Stop)
     }
 }
 
@@ -113,6 +71,8 @@ pub struct SourceTask {
     pub connector: Arc<dyn Connector>,
     pub decoder: Box<dyn Decoder>,
     pub watermark: WatermarkSpec,
+    /// how far behind its largest event time a partition's watermark is, less 1 ms
+    pub bound_ms: i64,
     pub metadata: MetadataSpec,
     /// schema columns, then metadata columns
     pub output_schema: SchemaRef,
@@ -122,15 +82,20 @@ pub struct SourceTask {
     pub events: Sender<Event>,
     pub waker: Arc<Waker>,
     pub clock: Arc<dyn Clock>,
+    /// `time = "processing"`: what gives events their time, and the watermark
+    pub processing: Option<Arc<dyn Clock>>,
     /// the run's steady clock
     pub started: Instant,
     pub stats: Arc<NodeStats>,
-    pub drift: Arc<Drift>,
-    /// this task's place in `drift`
-    pub drift_slot: usize,
+    /// some source of the run has a `max_drift`
+    pub drift: Option<DriftSlot>,
+    /// all tasks of the source, with `when_idle = "advance"`
+    pub together: Option<Arc<Mutex<Together>>>,
     /// the coordinator holds the intake back
     pub paused: Arc<AtomicBool>,
     pub bounded: bool,
+    /// commands that came while a partition was being opened
+    pub waiting: VecDeque<Command>,
 }
 
 /// What a step came to.
@@ -150,7 +115,8 @@ impl SourceTask {
         let mut sent = None;
         let mut reached_end = false;
         let mut idle_checked = Instant::now();
-        if self.tell_watermark(&partitions, &mut sent).is_err() {
+        let patience = if self.processing.is_some() { TICK } else { WAIT_MAX };
+        if self.tell_watermark(&mut partitions, &mut sent).is_err() {
             return Ok(());
         }
         loop {
@@ -164,14 +130,15 @@ impl SourceTask {
                 Step::Nothing => false,
             };
             // a partition may be silent while others have much to say
-            if progress && idle_checked.elapsed() < WAIT_MAX {
+            if progress && idle_checked.elapsed() < patience {
                 continue;
             }
             idle_checked = Instant::now();
             self.find_idle(&mut partitions);
-            if self.tell_watermark(&partitions, &mut sent).is_err() {
+            if self.tell_watermark(&mut partitions, &mut sent).is_err() {
                 return Ok(());
             }
+            self.publish(&mut partitions);
             if self.bounded && !reached_end && partitions.iter().all(|p| p.done) {
                 reached_end = true;
                 if self.events.send(Event::ReachedEnd { task: self.id.clone() }).is_err() {
@@ -179,30 +146,42 @@ impl SourceTask {
                 }
             }
             if !progress {
-                self.waker.wait(WAIT_MAX);
+                self.waker.wait(patience);
             }
         }
     }
 
-    fn open(&self, a: Assigned) -> Result<Partition, RunError> {
-        let reader = retry(&self.id, || self.connector.open(&a.info.id, a.start, &self.waker))?;
-        a.progress.position.store(reader.position(), Relaxed);
-        let done = a.until.is_some_and(|end| reader.position() >= end);
-        Ok(Partition {
-            info: a.info,
-            reader,
-            time: a.time,
-            last_message: Instant::now(),
-            until: a.until,
-            done,
-            progress: a.progress,
-        })
+    /// A broker that cannot be reached yet is asked again, unless the run is to stop.
+    fn open(&mut self, assigned: Assigned) -> Result<Partition, RunError> {
+        let Self { id, connector, waker, commands, waiting, .. } = self;
+        let mut pause = |pause: Duration| {
+            let until = Instant::now() + pause;
+            loop {
+                match commands.try_recv() {
+                    Ok(command) => waiting.push_back(command),
+                    Err(TryRecvError::Disconnected) => return true,
+                    Err(TryRecvError::Empty) if waiting.iter().any(Command::is_stop) => return true,
+                    Err(TryRecvError::Empty) => match until.saturating_duration_since(Instant::now()) {
+                        Duration::ZERO => return false,
+                        left => waker.wait(left.min(WAIT_MAX)),
+                    },
+                }
+            }
+        };
+        let reader = retry(id, || connector.open(&assigned.info.id, assigned.start, waker), &mut pause)?;
+        Ok(Partition::new(assigned, reader, self.now_ms()))
+    }
+
+    /// The run's steady clock.
+    fn now_ms(&self) -> i64 {
+        elapsed_ms(self.started)
     }
 
     /// Carries out what has been asked for since the last batch.
     fn commands(&mut self, partitions: &mut Vec<Partition>) -> Result<Step, RunError> {
         loop {
-            let command = match self.commands.try_recv() {
+            let next = self.waiting.pop_front().map_or_else(|| self.commands.try_recv(), Ok);
+            let command = match next {
                 Ok(command) => command,
                 Err(TryRecvError::Empty) => break,
                 // the run is over, for a reason that somebody else reports
@@ -213,7 +192,7 @@ impl SourceTask {
                 Command::Drain(barrier) => (barrier, true),
                 Command::Add(info, progress) => {
                     info!(task = %self.id, topic = %info.id.topic, partition = info.id.partition, "new partition");
-                    let time = PartitionTime::discovered(self.bound_ms());
+                    let time = PartitionTime::discovered(self.bound_ms);
                     partitions.push(self.open(Assigned {
                         info,
                         start: StartAt::Earliest,
@@ -243,18 +222,20 @@ impl SourceTask {
             return Ok(Step::Nothing);
         }
         partitions.sort_by_key(|p| p.time.watermark_ms());
+        self.publish_drift(partitions);
         let mut progress = false;
         for index in 0..partitions.len() {
-            let slowest_ms = self.publish_drift(partitions);
             let Some(partition) = partitions.get_mut(index) else { break };
-            if partition.done || self.too_far_ahead(partition, slowest_ms) {
+            if partition.done || self.too_far_ahead(partition) {
                 continue;
             }
             match self.read_batch(partition)? {
                 Step::Progress => progress = true,
-                Step::Nothing => {}
+                Step::Nothing => continue,
                 Step::Ended => return Ok(Step::Ended),
             }
+            partition.publish(elapsed_ms(self.started));
+            self.publish_drift(partitions);
             if self.tell_watermark(partitions, sent).is_err() {
                 return Ok(Step::Ended);
             }
@@ -265,23 +246,43 @@ impl SourceTask {
         Ok(if progress { Step::Progress } else { Step::Nothing })
     }
 
-    fn too_far_ahead(&self, partition: &Partition, slowest_ms: i64) -> bool {
-        match (self.watermark.max_drift_ms, partition.time.watermark_ms()) {
-            (Some(drift), Some(at)) => at.saturating_sub_unsigned(drift) > slowest_ms,
-            _ => false,
+    /// Says so to whoever asks, and sees to it that the task is woken when the slowest moves.
+    fn too_far_ahead(&self, partition: &mut Partition) -> bool {
+        let (Some(drift), Some(max), Some(at)) =
+            (&self.drift, self.watermark.max_drift_ms, partition.time.watermark_ms())
+        else {
+            return false;
+        };
+        let ahead = |slowest_ms: i64| at.saturating_sub_unsigned(max) > slowest_ms;
+        let mut slowest_ms = drift.slowest_ms();
+        if ahead(slowest_ms) {
+            drift.hold_back();
+            slowest_ms = drift.slowest_ms();
         }
+        let waits = ahead(slowest_ms);
+        if waits {
+            let now_ms = self.now_ms();
+            let since_at_ms = partition.report.drift.map_or(now_ms, |d| d.since_at_ms);
+            let slowest_ms = Some(slowest_ms).filter(|ms| *ms != drift::UNKNOWN);
+            partition.report.drift = Some(DriftWait { since_at_ms, slowest_ms });
+        } else if partition.report.drift.take().is_some() {
+            partition.publish(self.now_ms());
+        }
+        waits
     }
 
-    /// Partitions that hold the watermark count; one without events yet does not hold others back by drift.
-    fn publish_drift(&self, partitions: &[Partition]) -> i64 {
-        let slowest = partitions
-            .iter()
-            .filter(|p| !p.done && !p.time.is_idle())
-            .filter_map(|p| p.time.watermark_ms())
-            .min()
-            .unwrap_or(i64::MAX);
-        self.drift.publish(self.drift_slot, slowest);
-        self.drift.slowest_ms()
+    /// Partitions that hold the watermark count. One without an event yet counts as long as there may be one to read.
+    fn publish_drift(&self, partitions: &[Partition]) {
+        let Some(drift) = &self.drift else { return };
+        let stands = |p: &Partition| match p.time.watermark_ms() {
+            Some(ms) => Some(ms),
+            None => {
+                let known = p.known();
+                (known.end.is_none() || known.has_backlog()).then_some(drift::UNKNOWN)
+            }
+        };
+        let counts = partitions.iter().filter(|p| !p.done && !p.time.state().idle);
+        drift.publish(counts.filter_map(stands).min().unwrap_or(drift::NONE));
     }
 
     fn read_batch(&mut self, partition: &mut Partition) -> Result<Step, RunError> {
@@ -299,7 +300,9 @@ impl SourceTask {
         if fetched == 0 {
             return Ok(Step::Nothing);
         }
-        partition.last_message = Instant::now();
+        let now_ms = self.now_ms();
+        partition.last_message_at_ms = now_ms;
+        partition.report.last_message_at_ms = Some(now_ms);
         let mut messages = Vec::with_capacity(fetched);
         partition.reader.messages(&mut messages);
         if let Some(end) = partition.until {
@@ -309,7 +312,16 @@ impl SourceTask {
         let bytes: usize = messages.iter().filter_map(|m| m.payload.map(<[u8]>::len)).sum();
         self.stats.rows_in_total.fetch_add(messages.len() as u64, Relaxed);
         self.stats.bytes_in_total.fetch_add(bytes as u64, Relaxed);
-        let decoded = self.decoder.decode(&messages);
+        partition.report.messages_total += messages.len() as u64;
+        if let Some(clock) = &self.processing {
+            // where there is no other, the record's timestamp is that of its reading, too
+            let read_ms = Some(clock.now_ms());
+            messages.iter_mut().for_each(|m| m.timestamp_ms = m.timestamp_ms.or(read_ms));
+        }
+        let mut decoded = self.decoder.decode(&messages);
+        if let Some(clock) = &self.processing {
+            decoded.event_time_ms.fill(clock.now_ms());
+        }
         let id = partition.info.id.clone();
         let mut failed: Vec<(usize, FailedRow)> = decoded
             .failed
@@ -317,7 +329,7 @@ impl SourceTask {
             .map(|f| (f.index, failed_message(&id, messages.get(f.index), f.reason, None)))
             .collect();
         let limit_ms = self.future_limit_ms();
-        let mut max_ms = None;
+        let mut max_ms: Option<i64> = None;
         let mut too_new = Vec::new();
         for (row, &time) in decoded.event_time_ms.iter().enumerate() {
             if time > limit_ms {
@@ -341,11 +353,13 @@ impl SourceTask {
             failed.sort_by_key(|(index, _)| *index);
             batch = batch.without(&too_new)?;
         }
+        partition.report.failed_total += failed.len() as u64;
+        partition.report.future_total += too_new.len() as u64;
         if let Err(Hangup) = self.failures.handle(messages.len(), failed)? {
             return Ok(Step::Ended);
         }
         if batch.rows.num_rows() > 0 {
-            let rows = self.with_metadata(batch.rows, &id, &batch.offsets, &messages)?;
+            let rows = batch.with_metadata(&self.metadata, &self.output_schema, &id, &messages)?;
             let batch = Arc::new(Batch {
                 rows,
                 event_time_ms: batch.event_time_ms.into(),
@@ -366,79 +380,50 @@ impl SourceTask {
         }
         if let Some(max_ms) = max_ms {
             partition.time.observe(max_ms);
+            partition.report.newest_event_ms = partition.report.newest_event_ms.max(Some(max_ms));
         }
         Ok(Step::Progress)
     }
 
     fn future_limit_ms(&self) -> i64 {
         match self.watermark.max_future_ms {
-            Some(max) => self.clock.now_ms().saturating_add_unsigned(max),
-            None => i64::MAX,
+            Some(max) if self.processing.is_none() => self.clock.now_ms().saturating_add_unsigned(max),
+            _ => i64::MAX,
         }
     }
 
-    fn bound_ms(&self) -> i64 {
-        i64::try_from(self.watermark.out_of_orderness_ms).unwrap_or(i64::MAX)
-    }
-
-    /// Appends the metadata columns asked for, in the fixed order of [`MetadataSpec`].
-    fn with_metadata(
-        &self,
-        rows: RecordBatch,
-        id: &PartitionId,
-        offsets: &[i64],
-        messages: &[RawMessage<'_>],
-    ) -> Result<RecordBatch, RunError> {
-        let m = &self.metadata;
-        let n = rows.num_rows();
-        if rows.num_columns() == self.output_schema.fields().len() {
-            return Ok(RecordBatch::try_new(Arc::clone(&self.output_schema), rows.columns().to_vec())?);
-        }
-        let of_row = |row: usize| {
-            let offset = offsets.get(row).copied().unwrap_or_default();
-            messages.get(messages.partition_point(|m| m.offset < offset))
-        };
-        let mut columns = rows.columns().to_vec();
-        let mut push = |wanted: &Option<String>, column: &dyn Fn() -> ArrayRef| {
-            if wanted.is_some() {
-                columns.push(column());
-            }
-        };
-        push(&m.topic, &|| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&*id.topic, n))));
-        push(&m.partition, &|| Arc::new(Int32Array::from_value(id.partition, n)));
-        push(&m.offset, &|| Arc::new(Int64Array::from(offsets.to_vec())));
-        push(&m.timestamp, &|| {
-            let micros = (0..n).map(|r| of_row(r).and_then(|m| m.timestamp_ms).map(|ms| ms.saturating_mul(1_000)));
-            Arc::new(TimestampMicrosecondArray::from_iter(micros).with_data_type(DataType::Timestamptz.to_arrow()))
-        });
-        push(&m.key, &|| Arc::new(BinaryArray::from_iter((0..n).map(|r| of_row(r).and_then(|m| m.key)))));
-        Ok(RecordBatch::try_new(Arc::clone(&self.output_schema), columns)?)
-    }
-
-    /// A partition is idle when caught up with an end that a broker has just named, and silent for the timeout.
-    /// Backlog never makes it so: then the position is behind the end.
+    /// Idle is what has caught up and been silent; what has a backlog is not, even if nothing of it could be read yet.
     fn find_idle(&self, partitions: &mut [Partition]) {
         let Some(timeout_ms) = self.watermark.idle_timeout_ms else { return };
-        if self.paused.load(Relaxed) {
+        if self.processing.is_some() || self.paused.load(Relaxed) {
             return;
         }
-        let now_ms = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
-        let advance = self.watermark.when_idle == WhenIdle::Advance;
-        for p in partitions.iter_mut().filter(|p| !p.time.is_idle()) {
-            let answered = p.progress.end_answered_ms.load(Relaxed);
-            let fresh = answered != UNKNOWN && now_ms.saturating_sub_unsigned(timeout_ms) <= answered;
-            let caught_up = p.reader.position() >= p.progress.end.load(Relaxed);
-            let silent = u64::try_from(p.last_message.elapsed().as_millis()).unwrap_or(u64::MAX) >= timeout_ms;
-            if fresh && caught_up && silent {
-                info!(topic = %p.info.id.topic, partition = p.info.id.partition, advance, "partition is idle");
-                p.time.set_idle(true);
+        let now_ms = self.now_ms();
+        for p in partitions {
+            let known = p.known();
+            let idle = if p.time.is_idle() { !known.has_backlog() } else { known.is_idle(timeout_ms, now_ms) };
+            if idle != p.time.is_idle() {
+                info!(topic = %p.info.id.topic, partition = p.info.id.partition, "partition is {}", if idle { "idle" } else { "awake" });
+                p.time.set_idle(idle);
             }
         }
     }
 
     /// Sends the task's watermark on if it has changed.
-    fn tell_watermark(&self, partitions: &[Partition], sent: &mut Option<Watermark>) -> Result<(), Hangup> {
-        let combined = combine(partitions.iter().filter(|p| !p.done).map(|p| p.time.state()));
+    fn tell_watermark(&self, partitions: &mut [Partition], sent: &mut Option<Watermark>) -> Result<(), Hangup> {
+        if let Some(clock) = &self.processing {
+            let now_ms = clock.now_ms();
+            partitions.iter_mut().for_each(|p| p.time.observe(now_ms));
+        }
+        let mut combined = combine(partitions.iter().filter(|p| !p.done).map(|p| p.time.state()));
+        if let Some(together) = &self.together {
+            let furthest_ms = partitions.iter().filter_map(|p| p.time.watermark_ms()).max();
+            let mut together = together.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(time_ms) = together.update(self.id.task, combined, furthest_ms, self.now_ms()) {
+                partitions.iter_mut().for_each(|p| p.time.advance_to(time_ms));
+                combined = Watermark { time_ms: Some(time_ms), idle: true };
+            }
+        }
         if *sent != Some(combined) {
             *sent = Some(combined);
             self.broadcast(&Message::Watermark(combined))?;
@@ -446,100 +431,16 @@ impl SourceTask {
         Ok(())
     }
 
+    fn publish(&self, partitions: &mut [Partition]) {
+        self.publish_drift(partitions);
+        let now_ms = self.now_ms();
+        partitions.iter_mut().for_each(|p| p.publish(now_ms));
+    }
+
     fn broadcast(&self, message: &Message) -> Result<(), Hangup> {
         for output in self.outputs.iter().chain(self.failures.outputs()) {
             output.broadcast(message)?;
         }
         Ok(())
-    }
-}
-
-impl Partition {
-    fn state(&self) -> PartitionState {
-        PartitionState {
-            topic: self.info.id.topic.to_string(),
-            topic_id: self.info.topic_id.clone(),
-            partition: self.info.id.partition,
-            position: self.until.map_or(self.reader.position(), |end| self.reader.position().min(end)),
-            watermark_ms: self.time.watermark_ms(),
-            // one that still waits for its first event holds nobody back after a restart either
-            idle: self.time.state().idle,
-        }
-    }
-}
-
-/// Decoded rows on their way to a batch.
-struct DecodedRows {
-    rows: RecordBatch,
-    event_time_ms: Vec<i64>,
-    offsets: Vec<i64>,
-}
-
-impl DecodedRows {
-    fn at(&self, row: usize) -> (i64, i64) {
-        (self.offsets.get(row).copied().unwrap_or_default(), self.event_time_ms.get(row).copied().unwrap_or_default())
-    }
-
-    /// Without these rows (ascending).
-    fn without(self, rows: &[usize]) -> Result<Self, RunError> {
-        let keep: arrow_array::BooleanArray =
-            (0..self.rows.num_rows()).map(|r| Some(rows.binary_search(&r).is_err())).collect();
-        let kept = |values: Vec<i64>| {
-            values.into_iter().zip(keep.values().iter()).filter(|(_, keep)| *keep).map(|(v, _)| v).collect()
-        };
-        Ok(Self {
-            rows: arrow_select::filter::filter_record_batch(&self.rows, &keep)?,
-            event_time_ms: kept(self.event_time_ms),
-            offsets: kept(self.offsets),
-        })
-    }
-}
-
-fn failed_message(
-    id: &PartitionId,
-    message: Option<&RawMessage<'_>>,
-    reason: String,
-    event_time_ms: Option<i64>,
-) -> FailedRow {
-    FailedRow {
-        reason,
-        topic: Some(Arc::clone(&id.topic)),
-        partition: Some(id.partition),
-        offset: message.map(|m| m.offset),
-        event_time_ms,
-        payload: message.and_then(|m| m.payload.map(<[u8]>::to_vec)),
-        row: None,
-    }
-}
-
-pub fn source_error(task: &TaskId, error: SourceError) -> RunError {
-    match error {
-        SourceError::OutOfRange { .. } => RunError::Spec(format!(
-            "{error}\nhint: messages that the checkpoint still needs have expired; `--reset-offsets {}=earliest` goes on \
-             with what is left and says how many are missing",
-            task.node
-        )),
-        SourceError::Transient(m) | SourceError::Fatal(m) => RunError::External(format!("source `{}`: {m}", task.node)),
-    }
-}
-
-/// How often something that time can heal is tried before the run gives up.
-const ATTEMPTS_MAX: u32 = 8;
-
-/// Tries again with growing pauses where time can heal it.
-pub fn retry<T>(task: &TaskId, mut attempt: impl FnMut() -> Result<T, SourceError>) -> Result<T, RunError> {
-    let mut pause = BACKOFF_FIRST;
-    let mut attempts = 1;
-    loop {
-        match attempt() {
-            Ok(value) => return Ok(value),
-            Err(SourceError::Transient(message)) if attempts < ATTEMPTS_MAX => {
-                warn!(task = %task, attempts, "{message}; trying again in {pause:?}");
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(BACKOFF_MAX);
-                attempts += 1;
-            }
-            Err(error) => return Err(source_error(task, error)),
-        }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use super::status::Status;
+
 /// `i64::MIN` in a gauge: not known yet.
 pub const UNKNOWN: i64 = i64::MIN;
 
@@ -43,6 +45,8 @@ impl Default for NodeStats {
 
 #[derive(Debug)]
 pub struct RunStats {
+    /// what each task says of itself
+    pub status: Status,
     pub nodes: BTreeMap<Arc<str>, Arc<NodeStats>>,
     /// lowest watermark over the aggregation tasks
     pub watermark_ms: AtomicI64,
@@ -60,6 +64,7 @@ pub struct RunStats {
 impl RunStats {
     pub fn new(nodes: impl IntoIterator<Item = Arc<str>>) -> Self {
         Self {
+            status: Status::default(),
             nodes: nodes.into_iter().map(|n| (n, Arc::default())).collect(),
             watermark_ms: AtomicI64::new(UNKNOWN),
             lag: AtomicI64::new(UNKNOWN),

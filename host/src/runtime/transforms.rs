@@ -128,6 +128,7 @@ pub fn deduplicate_tasks(
     tasks: usize,
     graph: &mut Graph,
     events: &Sender<Event>,
+    restored_ms: Option<i64>,
 ) -> Vec<DeduplicateTask> {
     let Some(spec) = &node.spec.deduplicate else { return Vec::new() };
     let each = (0..tasks).map(|task| DeduplicateTask {
@@ -142,6 +143,7 @@ pub fn deduplicate_tasks(
         key_groups: key::key_group_range(task, tasks),
         uploader: Arc::clone(&parts.uploader),
         stats: parts.stats.node(&node.name),
+        status: parts.stats.status.operator(&node.name, graph.senders(&node.name, task), restored_ms),
     });
     each.collect()
 }

@@ -228,7 +228,7 @@ fn write_bare_float(into: &mut Vec<u8>, value: f64, finite: impl FnOnce(&mut Vec
 
 /// Proleptic Gregorian (year, month, day) of a day since the epoch. Algorithm: `civil_from_days` of Howard Hinnant,
 /// <https://howardhinnant.github.io/date_algorithms.html>.
-fn civil(days: i64) -> (i64, i64, i64) {
+pub fn civil(days: i64) -> (i64, i64, i64) {
     let z = days.saturating_add(719_468);
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);

@@ -64,7 +64,7 @@ impl Table {
             Kind::Float => Values::Float(vec![0.0; rows_max]),
             Kind::Double => Values::Double(vec![0.0; rows_max]),
             Kind::Decimal { .. } => Values::Decimal(vec![0; rows_max]),
-            Kind::String | Kind::Binary => {
+            Kind::String | Kind::TimeText | Kind::Binary => {
                 let mut offsets = Vec::with_capacity(rows_max + 1);
                 offsets.push(0);
                 Values::Bytes(Bytes { data: Vec::with_capacity(data_bytes.get(index).copied().unwrap_or(0)), offsets })
@@ -183,6 +183,17 @@ impl Table {
             Some(Values::Long(v)) => v.get(..self.rows).unwrap_or(&[]),
             _ => &[],
         }
+    }
+
+    pub(super) fn texts(&self, column: usize) -> impl Iterator<Item = &str> {
+        let (data, offsets): (&[u8], &[i32]) = match self.columns.get(column) {
+            Some(Values::Bytes(bytes)) => (&bytes.data, &bytes.offsets),
+            _ => (&[], &[]),
+        };
+        let at = |offset: &i32| usize::try_from(*offset).unwrap_or_default();
+        let edges = offsets.iter().zip(offsets.iter().skip(1));
+        let texts = edges.map(move |(from, to)| data.get(at(from)..at(to)).map(std::str::from_utf8));
+        texts.map(|text| text.and_then(Result::ok).unwrap_or_default())
     }
 
     pub(super) fn ints(&self, column: usize) -> &[i32] {

@@ -28,6 +28,8 @@ pub(super) enum Kind {
         zoned: bool,
     },
     String,
+    /// the event time in a column of strings: RFC 3339 with a zone
+    TimeText,
     Binary,
 }
 
@@ -68,6 +70,8 @@ pub(super) enum EventTime {
     Days(usize),
     /// integers of the unit in column `.0`
     Number(usize, TimeUnit),
+    /// RFC 3339 in column `.0`
+    Text(usize),
 }
 
 #[derive(Debug)]
@@ -108,6 +112,7 @@ impl Plan {
                 _ => TimeUnit::Millis,
             };
             let kind = kind_of(field.data_type, unit)
+                .map(|kind| if is_event_time && kind == Kind::String { Kind::TimeText } else { kind })
                 .ok_or_else(|| format!("column `{}`: a message cannot hold a {}", field.name, field.data_type))?;
             let mut node = &mut root;
             for step in path {
@@ -134,10 +139,11 @@ impl Plan {
                 Some(Kind::Timestamp { .. }) => EventTime::Micros(index),
                 Some(Kind::Date) => EventTime::Days(index),
                 Some(Kind::Int | Kind::Long) => EventTime::Number(index, unit),
+                Some(Kind::TimeText) => EventTime::Text(index),
                 _ => {
                     let name = columns.get(index).map_or("", |c| c.name.as_str());
                     return Err(format!(
-                        "event_time names column `{name}`, which is no time: make it timestamptz, timestamp, date or long"
+                        "event_time names column `{name}`, which is no time: make it timestamptz, timestamp, date, long or string"
                     ));
                 }
             },

@@ -233,7 +233,29 @@ fn event_times_are_floored_to_milliseconds() {
     let mut decoder = JsonDecoder::new(&long, &at("t", TimeUnit::Seconds)).unwrap();
     assert_eq!(decode(&mut decoder, &[br#"{"t":-2}"#]).event_time_ms, [-2_000]);
     assert!(JsonDecoder::new(&long, &at("u", TimeUnit::Seconds)).is_err());
-    assert!(JsonDecoder::new(&flat(&[("t", DataType::String, false)]), &at("t", TimeUnit::Seconds)).is_err());
+    assert!(JsonDecoder::new(&flat(&[("t", DataType::Double, false)]), &at("t", TimeUnit::Seconds)).is_err());
+}
+
+#[test]
+fn a_column_of_strings_gives_the_event_time_and_keeps_its_text() {
+    let schema = flat(&[("x", DataType::Long, true), ("t", DataType::String, true)]);
+    let mut decoder = JsonDecoder::new(&schema, &at("t", TimeUnit::Millis)).unwrap();
+    let good: [(&[u8], i64); 3] = [
+        (br#"{"x":1,"t":"1970-01-01T01:00:00.0015+01:00"}"#, 1),
+        (br#"{"x":2,"t":"1970-01-01T00:00:02\u005a"}"#, 2_000),
+        (br#"{"x":3,"t":"1969-12-31T23:59:59.9999Z"}"#, -1),
+    ];
+    let bad: [&[u8]; 5] =
+        [br#"{"t":"1970-01-01T00:00:02"}"#, br#"{"t":"noon"}"#, br#"{"t":7}"#, br#"{"t":null}"#, br#"{"x":1}"#];
+    // good and bad ones between each other
+    let payloads: Vec<&[u8]> = vec![good[0].0, bad[0], bad[1], good[1].0, bad[2], bad[3], good[2].0, bad[4]];
+    let decoded = decode(&mut decoder, &payloads);
+    assert_eq!(decoded.event_time_ms, good.map(|(_, ms)| ms));
+    let texts: Vec<_> = decoded.rows.column(1).as_string::<i32>().iter().flatten().map(str::to_owned).collect();
+    assert_eq!(texts, ["1970-01-01T01:00:00.0015+01:00", "1970-01-01T00:00:02Z", "1969-12-31T23:59:59.9999Z"]);
+    assert_eq!(decoded.failed.iter().map(|f| f.index).collect::<Vec<_>>(), [1, 2, 4, 5, 7]);
+    let reason = &decoded.failed[1].reason;
+    assert_eq!(reason, "column `t` (string): expected RFC 3339 with a zone (it is the event time), found \"noon\"");
 }
 
 #[test]

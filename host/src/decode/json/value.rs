@@ -11,6 +11,10 @@ use super::time::{Zone, parse_date, parse_timestamp};
 pub(super) fn from_text(kind: Kind, text: &str) -> Option<Value> {
     Some(match kind {
         Kind::String => Value::Bytes(text.as_bytes().to_vec()),
+        Kind::TimeText => match parse_timestamp(text)? {
+            (_, Zone::None) => return None,
+            _ => Value::Bytes(text.as_bytes().to_vec()),
+        },
         Kind::Binary => Value::Bytes(base64(text.as_bytes())?),
         Kind::Date => Value::Int(parse_date(text)?),
         Kind::Timestamp { zoned, .. } => match parse_timestamp(text)? {
@@ -43,7 +47,7 @@ pub(super) fn from_number(kind: Kind, text: &str) -> Option<Value> {
                 i64::try_from(Exact::parse(text)?.scaled(shift)?.0).ok()?
             }
         }),
-        Kind::Boolean | Kind::String | Kind::Binary => return None,
+        Kind::Boolean | Kind::String | Kind::TimeText | Kind::Binary => return None,
     })
 }
 
@@ -69,6 +73,7 @@ pub(super) fn expected(kind: Kind) -> &'static str {
             TimeUnit::Nanos => "epoch nanoseconds or \"YYYY-MM-DDThh:mm:ss\"",
         },
         Kind::String => "a string",
+        Kind::TimeText => "RFC 3339 with a zone (it is the event time)",
         Kind::Binary => "a base64 string",
     }
 }

@@ -11,6 +11,7 @@
 //! The decoder, the native plugin, the checkpoint store and its state files are the real ones.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use millrace_core::batch::Batch;
@@ -21,7 +22,8 @@ use tokio::runtime::Handle;
 
 use super::fragile::FragileFactory;
 use super::process::Process;
-use super::script::MAX_FUTURE_MS;
+use super::random::Random;
+use super::script::{CLOCK_JUMPS_MS, MAX_FUTURE_MS};
 use super::source::Broker;
 use super::store::Location;
 use super::table::{Committer, Writer};
@@ -90,19 +92,24 @@ impl Aggregation for Ledger {
     }
 }
 
+/// A machine's clock that is set anew between any two looks at it: event time must not notice.
 #[derive(Debug)]
-struct StoppedClock(i64);
+struct JumpingClock {
+    now_ms: i64,
+    looks: AtomicU64,
+}
 
-impl Clock for StoppedClock {
+impl Clock for JumpingClock {
     fn now_ms(&self) -> i64 {
-        self.0
+        let look = self.looks.fetch_add(1, Ordering::SeqCst);
+        self.now_ms + Random::new(look, 4).within(-CLOCK_JUMPS_MS..=CLOCK_JUMPS_MS)
     }
 }
 
 /// What [`nodes::open`](crate::runtime::nodes::open) does for the real world.
 pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError> {
     let (world, life) = (&process.world, &process.life);
-    let clock: Arc<dyn Clock> = Arc::new(StoppedClock(world.script.now_ms));
+    let clock: Arc<dyn Clock> = Arc::new(JumpingClock { now_ms: world.script.now_ms, looks: AtomicU64::new(0) });
     let ids = Arc::clone(world);
     let backoff = Backoff { tries_max: life.store_tries, first_pause_ms: 0, pause_max_ms: 1 };
     let store = CheckpointStore::with_store(Arc::new(Location { process: Arc::clone(process) }), "", PIPELINE)

@@ -138,6 +138,8 @@ pub struct Script {
 }
 
 pub const MAX_FUTURE_MS: u64 = 60_000;
+/// The machine's clock may be wrong by as much, either way.
+pub const CLOCK_JUMPS_MS: i64 = 50_000;
 pub const GOOD: &str = "good";
 const REFUSED: &str = "refused";
 const BEGINNING_MS: i64 = 1_700_000_000_000;
@@ -211,7 +213,7 @@ impl Script {
             if let Meaning::Event(event) = &mut message.meaning
                 && random.percent(2)
             {
-                let ahead_ms = i64::try_from(MAX_FUTURE_MS).unwrap() + random.within(1..=1_000_000);
+                let ahead_ms = i64::try_from(MAX_FUTURE_MS).unwrap() + CLOCK_JUMPS_MS + random.within(1..=1_000_000);
                 event.time_ms = self.now_ms + ahead_ms;
                 message.payload = Some(encode(event));
                 message.meaning = Meaning::Future;

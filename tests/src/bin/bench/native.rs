@@ -19,6 +19,7 @@ pub fn run(pipeline: &Path) -> Result<()> {
         fresh: false,
         drop_state: Vec::new(),
         reset_offsets: Vec::new(),
+        ui: Some(millrace::cli::Ui::None),
         progress: Progress::None,
     };
     let native = |_: &str| -> Option<Arc<dyn AggregatorFactory>> {

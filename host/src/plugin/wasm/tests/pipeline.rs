@@ -85,6 +85,7 @@ fn other_operators_go_on() {
         fresh: false,
         drop_state: vec![],
         reset_offsets: vec![],
+        ui: Some(crate::cli::Ui::None),
         progress: Progress::None,
     };
     let ended = run_with(&args, None);
