@@ -264,7 +264,7 @@ fn what_is_wrong_with_a_case_is_said_where_it_stands() {
         (HEAD.to_owned(), "a case without steps", "[[steps]]"),
         (HEAD.replace("event_time = \"at\"\n", "") + step, "lacks `event_time`", "windows"),
         (HEAD.replace("key = [\"campaign_id\"]\n", "") + step, "lacks `key`", ""),
-        (HEAD.replace("\"tumbling\"", "\"sliding\"") + step, "t.toml:3:19", "not supported yet"),
+        (HEAD.replace("\"tumbling\"", "\"sliding\"") + step, "t.toml:3:1", "lacks `slide`"),
         (format!("tolerance = 2\n{HEAD}{step}"), "t.toml:1:13", "from 0 to 1"),
         (
             format!("{HEAD}{step}watermark = 2026-01-01T00:00:01Z\n{step}watermark = 2026-01-01T00:00:00Z\n"),

@@ -288,7 +288,9 @@ impl Running {
         let drains = [drain(said), drain(letters)];
         let event = self.events.recv_timeout(PATIENCE).unwrap();
         self.thread.join().unwrap().unwrap();
-        drains.map(|d| d.join().unwrap());
+        for drain in drains {
+            drain.join().unwrap();
+        }
         match event {
             Event::Acknowledged { part: Part::Source { partitions }, .. } => partitions,
             other => panic!("{other:?}"),
