@@ -49,6 +49,7 @@ pub mod deduplicate_task;
 pub mod edge;
 pub mod failures;
 mod graph;
+pub mod memory;
 pub mod message;
 pub mod monitor;
 pub mod nodes;

@@ -143,14 +143,35 @@ impl Holds {
     }
 }
 
-/// What a task writes anew or leaves as it was: a window (of sessions: those that start in a span of time).
-pub type BucketId = (Holds, i64);
+/// What a task writes anew or leaves as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BucketId {
+    pub holds: Holds,
+    /// of the window, or pane; of sessions: of those that start in a span of time
+    pub start_ms: i64,
+    /// 0: what is in memory; others: groups that were moved to disk together
+    pub part: u32,
+}
+
+impl BucketId {
+    /// What is in memory.
+    pub fn state(start_ms: i64) -> Self {
+        Self { holds: Holds::State, start_ms, part: 0 }
+    }
+
+    pub fn ledger(start_ms: i64) -> Self {
+        Self { holds: Holds::Ledger, start_ms, part: 0 }
+    }
+}
 
 /// An immutable Parquet file: the key columns, `window_start`, `window_end`, then the plugin's state columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateFile {
     #[serde(default, skip_serializing_if = "Holds::is_state")]
     pub holds: Holds,
+    /// see [`BucketId`]
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub part: u32,
     /// relative to the checkpoint location
     pub path: String,
     pub bytes: u64,
@@ -217,6 +238,17 @@ pub struct PositionRange {
     pub partition: i32,
     pub from: i64,
     pub to: i64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(part: &u32) -> bool {
+    *part == 0
+}
+
+impl StateFile {
+    pub fn bucket(&self) -> BucketId {
+        BucketId { holds: self.holds, start_ms: self.window_start_ms, part: self.part }
+    }
 }
 
 impl Checkpoint {

@@ -115,10 +115,52 @@ pub struct Due {
     pub deletions: Vec<Deletion>,
     keys: Vec<u8>,
     parts: Vec<u32>,
+    /// groups that were moved to disk: to be merged into their slots for the evaluation, emptied and released after it
+    pub loads: Vec<Load>,
     /// of a window that many keys share: its start
     pub(crate) window_start_ms: Option<i64>,
     /// once it has been settled, its groups are over
     pub(crate) ends: bool,
+    /// no more groups of this window come in this emission
+    pub(crate) is_last: bool,
+}
+
+/// Groups of one part of a pane on disk, in the order in which [`Loads::load`] gave them.
+#[derive(Clone, Debug)]
+pub struct Load {
+    pub pane_start_ms: i64,
+    pub part: u32,
+    pub slots: Vec<u32>,
+}
+
+/// A group on disk.
+#[derive(Clone, Debug)]
+pub struct LoadedGroup {
+    pub hash: u64,
+    pub key: Vec<u8>,
+    /// the round in which a row last went in
+    pub touched: u32,
+}
+
+/// Reads back what was moved to disk.
+pub trait Loads {
+    /// The groups of a partition of keys: see [`partition_of`].
+    fn load(&mut self, pane_start_ms: i64, part: u32, partition: usize) -> Vec<LoadedGroup>;
+}
+
+/// Nothing was moved to disk.
+impl Loads for () {
+    fn load(&mut self, _: i64, _: u32, _: usize) -> Vec<LoadedGroup> {
+        Vec::new()
+    }
+}
+
+/// Windows with groups on disk are given a partition of keys at a time, so that only so many are in memory.
+pub const PARTITIONS: usize = 256;
+
+/// Of other bits than those that say the key group.
+pub fn partition_of(hash: u64) -> usize {
+    usize::try_from((hash >> 32) % PARTITIONS as u64).unwrap_or(0)
 }
 
 impl Due {
@@ -130,8 +172,10 @@ impl Due {
             deletions: Vec::new(),
             keys: Vec::new(),
             parts: Vec::new(),
+            loads: Vec::new(),
             window_start_ms: None,
             ends: false,
+            is_last: true,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::slots::{Slots, TooManyGroups};
 pub struct GroupTable {
     windows: BTreeMap<i64, WindowGroups>,
     pub slots: Slots,
+    calls: u64,
 }
 
 /// The groups of one window.
@@ -35,6 +36,8 @@ pub struct WindowGroups {
     changed: bool,
     /// the last round in which rows came
     round: u32,
+    /// the last call in which rows came
+    used: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,8 @@ impl GroupTable {
         let window = self.windows.entry(window_start_ms).or_default();
         window.changed = true;
         window.round = self.slots.round();
+        self.calls += 1;
+        window.used = self.calls;
         for (hash, key) in keys {
             if let Some(slot) = window.find(hash, key) {
                 into.push(slot);
@@ -161,6 +166,11 @@ impl WindowGroups {
     /// The last round in which rows came.
     pub fn round(&self) -> u32 {
         self.round
+    }
+
+    /// Larger: rows came later.
+    pub fn used(&self) -> u64 {
+        self.used
     }
 
     /// Hash, key bytes and slot of each group, in the order in which they came up.

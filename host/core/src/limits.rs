@@ -38,6 +38,18 @@ pub const CAPTURE_BYTES_MAX: usize = 64 << 20;
 /// A plugin instance with less memory than this is never rebuilt to give memory back.
 pub const REBUILD_BYTES_MIN: u64 = 64 << 20;
 
+/// From this part of a task's share of `memory_limit` on, partitions ahead of the slowest are not read.
+pub const MEMORY_TIGHT_PERCENT: u64 = 80;
+
+/// From this part on the memory backend takes a checkpoint and stops the run.
+pub const MEMORY_FULL_PERCENT: u64 = 95;
+
+/// From this part on the disk backend moves the coldest windows out. A guest's memory grows by doubling.
+pub const MEMORY_SPILL_PERCENT: u64 = 45;
+
+/// Rows between two looks at how much the state takes, where only the plugin itself knows.
+pub const SIZE_EVERY_ROWS: usize = 65_536;
+
 /// State files of one bucket of a deduplication; then it is written anew as one.
 pub const FILES_PER_BUCKET_MAX: usize = 8;
 

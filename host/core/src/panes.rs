@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Audience;
-use crate::due::{Due, Given, Owner, Policy, When};
+use crate::due::{Due, Given, Load, LoadedGroup, Loads, Owner, PARTITIONS, Policy, When, partition_of};
 use crate::groups::{GroupTable, WindowGroups};
 use crate::key::{KeyGroup, Keys, key_group};
 use crate::ledger::{Entry, Ledger};
@@ -33,6 +33,34 @@ pub struct Panes {
     /// windows that have data and have not expired, by start
     live: BTreeMap<i64, Live>,
     reached: Vec<Reached>,
+    /// (pane, part) on disk
+    spilled: BTreeMap<(i64, u32), Spilled>,
+    next_part: u32,
+    /// a window with groups on disk, given a partition at a time
+    partial: Option<Partial>,
+}
+
+#[derive(Debug)]
+struct Spilled {
+    groups: usize,
+    /// the last round in which rows had come
+    round: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Partial {
+    plan: Plan,
+    next: usize,
+}
+
+/// Which groups of a window are to be given, and to whom.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    start_ms: i64,
+    audience: Audience,
+    is_final: bool,
+    changed_only: bool,
+    ends: bool,
 }
 
 /// How far the results of some key groups had been given when a checkpoint was taken: tasks may differ.
@@ -55,7 +83,16 @@ struct Live {
 
 impl Panes {
     pub fn new(slicing: Slicing, policy: Policy) -> Self {
-        Self { slicing, policy, table: GroupTable::default(), live: BTreeMap::new(), reached: Vec::new() }
+        Self {
+            slicing,
+            policy,
+            table: GroupTable::default(),
+            live: BTreeMap::new(),
+            reached: Vec::new(),
+            spilled: BTreeMap::new(),
+            next_part: 1,
+            partial: None,
+        }
     }
 
     /// Before anything is restored: windows that had expired by then have given their results.
@@ -125,16 +162,26 @@ impl Panes {
     }
 
     /// What is to be given next; to be settled before the next call.
-    pub fn due(&mut self, when: When, watermark_ms: Option<i64>) -> Option<Due> {
+    pub fn due(
+        &mut self,
+        when: When,
+        watermark_ms: Option<i64>,
+        loads: &mut dyn Loads,
+    ) -> Result<Option<Due>, TooManyGroups> {
+        if self.partial.is_some()
+            && let Some(due) = self.next_partition(loads)?
+        {
+            return Ok(Some(due));
+        }
         match when {
-            When::Watermark => self.due_by_time(watermark_ms),
-            When::Barrier if self.policy.early => None,
-            When::Barrier => self.due_changed(|window| window.phase(watermark_ms, 0) != Phase::Open),
-            When::Tick => self.due_changed(|_| true),
+            When::Watermark => self.due_by_time(watermark_ms, loads),
+            When::Barrier if self.policy.early => Ok(None),
+            When::Barrier => self.due_changed(|window| window.phase(watermark_ms, 0) != Phase::Open, loads),
+            When::Tick => self.due_changed(|_| true, loads),
         }
     }
 
-    fn due_by_time(&mut self, watermark_ms: Option<i64>) -> Option<Due> {
+    fn due_by_time(&mut self, watermark_ms: Option<i64>, loads: &mut dyn Loads) -> Result<Option<Due>, TooManyGroups> {
         let lateness_ms = self.policy.allowed_lateness_ms;
         loop {
             let passed = |(start, live): (&i64, &Live)| {
@@ -148,67 +195,136 @@ impl Panes {
             // those that have expired come first; behind them are those that have closed
             let reached =
                 |(start, _): &(&i64, &Live)| self.slicing.window(**start).phase(watermark_ms, 0) != Phase::Open;
-            let (start_ms, expired) = self.live.iter().take_while(reached).find_map(passed)?;
-            let due = if expired { self.expiring(start_ms) } else { self.changed(start_ms) };
+            let Some((start_ms, expired)) = self.live.iter().take_while(reached).find_map(passed) else {
+                return Ok(None);
+            };
+            let due = if expired { self.expiring(start_ms, loads)? } else { self.changed(start_ms, loads)? };
             if !expired && let Some(live) = self.live.get_mut(&start_ms) {
                 live.closed = true;
             }
-            if let Some(due) = due {
-                return Some(due);
+            if due.is_some() {
+                return Ok(due);
             }
         }
     }
 
     /// One step of a window's end: what has changed, to the sinks; all, to operators below; both at once where nothing
     /// had been given.
-    fn expiring(&mut self, start_ms: i64) -> Option<Due> {
-        let live = self.live.get(&start_ms)?;
+    fn expiring(&mut self, start_ms: i64, loads: &mut dyn Loads) -> Result<Option<Due>, TooManyGroups> {
+        let Some(live) = self.live.get(&start_ms) else { return Ok(None) };
         let fresh = live.ledger.is_empty();
         let to_sinks = self.policy.keeps_ledger() && !fresh && self.has_changed(start_ms, live.round);
-        let mut due = if to_sinks {
-            self.gather(start_ms, Audience::Sinks, true, true)
-        } else {
-            let audience = if self.policy.keeps_ledger() && !fresh { Audience::Operators } else { Audience::All };
-            let mut due = match audience {
-                // sinks have them all
-                Audience::Operators if !self.policy.operators => Due::new(audience, true),
-                _ => self.gather(start_ms, audience, true, false),
-            };
-            due.ends = true;
-            due
-        };
-        due.window_start_ms = Some(start_ms);
-        due.is_final = true;
-        Some(due)
+        let plan = Plan { start_ms, audience: Audience::Sinks, is_final: true, changed_only: true, ends: false };
+        if to_sinks {
+            return self.plan(plan, loads).map(Some);
+        }
+        if self.policy.keeps_ledger() && !fresh && !self.policy.operators {
+            // sinks have them all
+            let mut due = Due::new(Audience::Operators, true);
+            (due.window_start_ms, due.ends) = (Some(start_ms), true);
+            return Ok(Some(due));
+        }
+        let audience = if self.policy.keeps_ledger() && !fresh { Audience::Operators } else { Audience::All };
+        self.plan(Plan { audience, changed_only: false, ends: true, ..plan }, loads).map(Some)
     }
 
     /// Closed windows (or all) with groups that have changed since they were given.
-    fn due_changed(&mut self, asked: impl Fn(Window) -> bool) -> Option<Due> {
+    fn due_changed(
+        &mut self,
+        asked: impl Fn(Window) -> bool,
+        loads: &mut dyn Loads,
+    ) -> Result<Option<Due>, TooManyGroups> {
         let wanted = |(start, live): (&i64, &Live)| {
             (asked(self.slicing.window(*start)) && self.has_changed(*start, live.round)).then_some(*start)
         };
         let starts: Vec<i64> = self.live.iter().filter_map(wanted).collect();
-        starts.into_iter().find_map(|start_ms| self.changed(start_ms))
+        for start_ms in starts {
+            if let Some(due) = self.changed(start_ms, loads)? {
+                return Ok(Some(due));
+            }
+        }
+        Ok(None)
     }
 
     /// The groups of a window that have changed since they were given; none: it is up to date.
-    fn changed(&mut self, start_ms: i64) -> Option<Due> {
+    fn changed(&mut self, start_ms: i64, loads: &mut dyn Loads) -> Result<Option<Due>, TooManyGroups> {
         if !self.policy.keeps_ledger() {
-            return None;
+            return Ok(None);
         }
-        let due = self.gather(start_ms, Audience::Sinks, false, true);
-        if due.is_empty() {
+        let plan = Plan { start_ms, audience: Audience::Sinks, is_final: false, changed_only: true, ends: false };
+        let due = self.plan(plan, loads)?;
+        if due.is_empty() && due.is_last {
+            self.slots_of(&due);
             let round = self.table.slots.round();
             if let Some(live) = self.live.get_mut(&start_ms) {
                 live.round = round;
             }
-            return None;
+            return Ok(None);
         }
-        Some(due)
+        Ok(Some(due))
+    }
+
+    /// All of it at once, or, where groups are on disk, its first partition.
+    fn plan(&mut self, plan: Plan, loads: &mut dyn Loads) -> Result<Due, TooManyGroups> {
+        if self.spilled_of(plan.start_ms).next().is_none() {
+            let mut due = self.gather(plan, None, &[]);
+            due.ends = plan.ends;
+            return Ok(due);
+        }
+        self.partial = Some(Partial { plan, next: 0 });
+        let due = self.next_partition(loads)?;
+        // the last partition is a due even if it is empty
+        Ok(due.unwrap_or_else(|| Due::new(plan.audience, plan.is_final)))
+    }
+
+    /// The next partition with groups that are due, or the last.
+    fn next_partition(&mut self, loads: &mut dyn Loads) -> Result<Option<Due>, TooManyGroups> {
+        while let Some(Partial { plan, next }) = self.partial {
+            let is_last = next + 1 >= PARTITIONS;
+            self.partial = (!is_last).then_some(Partial { plan, next: next + 1 });
+            let parts: Vec<(i64, u32)> = self.spilled_of(plan.start_ms).collect();
+            let mut panes = Vec::with_capacity(parts.len());
+            let mut loaded = Vec::with_capacity(parts.len());
+            for (pane_start_ms, part) in parts {
+                let groups = loads.load(pane_start_ms, part, next);
+                let mut pane = WindowGroups::default();
+                let mut slots = Vec::with_capacity(groups.len());
+                for LoadedGroup { hash, key, touched } in groups {
+                    let slot = self.table.slots.take()?;
+                    self.table.slots.set_touched(slot, touched);
+                    pane.insert(hash, &key, slot);
+                    slots.push(slot);
+                }
+                panes.push(pane);
+                loaded.push(Load { pane_start_ms, part, slots });
+            }
+            let mut due = self.gather(plan, Some(next), &panes);
+            (due.ends, due.is_last, due.loads) = (plan.ends && is_last, is_last, loaded);
+            if !due.groups.is_empty() || is_last {
+                return Ok(Some(due));
+            }
+            self.slots_of(&due);
+        }
+        Ok(None)
+    }
+
+    /// Loaded slots of a due that nobody evaluates: they have never held anything.
+    fn slots_of(&mut self, due: &Due) {
+        for load in &due.loads {
+            self.table.slots.release(load.slots.iter().copied());
+        }
+    }
+
+    /// (pane, part) on disk of a window's panes.
+    fn spilled_of(&self, start_ms: i64) -> impl Iterator<Item = (i64, u32)> {
+        let window = self.slicing.window(start_ms);
+        self.spilled.range((window.start_ms, 0)..(window.end_ms, 0)).map(|(id, _)| *id)
     }
 
     fn has_changed(&self, start_ms: i64, since: u32) -> bool {
-        self.panes_of(start_ms).any(|(_, pane)| pane.round() > since)
+        let window = self.slicing.window(start_ms);
+        let mut spilled = self.spilled.range((window.start_ms, 0)..(window.end_ms, 0));
+        self.panes_of(start_ms).any(|(_, pane)| pane.round() > since) || spilled.any(|(_, part)| part.round > since)
     }
 
     fn panes_of(&self, start_ms: i64) -> impl Iterator<Item = (i64, &WindowGroups)> {
@@ -216,8 +332,10 @@ impl Panes {
         self.table.range(window.start_ms..window.end_ms)
     }
 
-    /// The groups of a window, each with the slots of its panes.
-    fn gather(&self, start_ms: i64, audience: Audience, is_final: bool, changed_only: bool) -> Due {
+    /// The groups of a window, or of a partition of its keys, each with the slots of its panes.
+    fn gather(&self, plan: Plan, partition: Option<usize>, loaded: &[WindowGroups]) -> Due {
+        let Plan { start_ms, audience, is_final, changed_only, .. } = plan;
+        let is_asked = |hash: u64| partition.is_none_or(|partition| partition_of(hash) == partition);
         let window = self.slicing.window(start_ms);
         let mut due = Due::new(audience, is_final);
         due.window_start_ms = Some(start_ms);
@@ -227,11 +345,11 @@ impl Panes {
         // of most windows nothing was given before a restart
         let restart = self.reached.iter().any(|r| window.phase(r.watermark_ms, 0) != Phase::Open);
         let was_given = |hash| restart && self.was_given(window, Some(hash));
-        let mut panes: Vec<&WindowGroups> = self.panes_of(start_ms).map(|(_, pane)| pane).collect();
+        let mut panes: Vec<&WindowGroups> = self.panes_of(start_ms).map(|(_, pane)| pane).chain(loaded).collect();
         if panes.len() == 1
             && let Some(pane) = panes.pop()
         {
-            for (hash, key, slot) in pane.iter().filter(|(_, _, slot)| slots.is_live(*slot)) {
+            for (hash, key, slot) in pane.iter().filter(|(h, _, slot)| is_asked(*h) && slots.is_live(*slot)) {
                 let given = given(hash, key);
                 if (!changed_only || slots.touched(slot) > given.round) && !was_given(hash) {
                     due.push(window, given, Owner::Key(hash), key, &[slot]);
@@ -239,7 +357,7 @@ impl Panes {
             }
             return due;
         }
-        let assembled = Assembled::of(&panes, |slot| slots.is_live(slot));
+        let assembled = Assembled::of(&panes, |hash, slot| is_asked(hash) && slots.is_live(slot));
         for ((hash, key, _), parts) in assembled.keys.iter().zip(assembled.parts()) {
             let touched = parts.iter().map(|slot| slots.touched(*slot)).max().unwrap_or(0);
             let given = given(hash, key);
@@ -259,7 +377,9 @@ impl Panes {
             return self.forget_panes(start_ms);
         }
         let Some(live) = self.live.get_mut(&start_ms) else { return Vec::new() };
-        live.round = round;
+        if due.is_last {
+            live.round = round;
+        }
         for (group, has_rows) in due.groups.iter().zip(has_rows) {
             if let Owner::Key(hash) = group.owner {
                 live.ledger.set(hash, due.key(group), group.given.then(*has_rows, round));
@@ -274,7 +394,36 @@ impl Panes {
         let window = self.slicing.window(start_ms);
         let gone: Vec<i64> =
             self.table.range(window.start_ms..window.end_ms).map(|(pane, _)| pane).take_while(last).collect();
+        let slicing = self.slicing;
+        self.spilled.retain(|(pane, _), _| slicing.last_window(slicing.pane(*pane)).start_ms != start_ms);
         gone.into_iter().filter_map(|pane| self.table.take_window(pane)).flat_map(|pane| pane.slots()).collect()
+    }
+
+    /// Panes in memory with how many groups each has, those first that have been left alone for longest.
+    pub fn coldest(&self) -> Vec<(i64, usize)> {
+        let mut panes: Vec<(u64, i64, usize)> =
+            self.table.windows().map(|(start, pane)| (pane.used(), start, pane.len())).collect();
+        panes.sort_unstable();
+        panes.into_iter().map(|(_, start, groups)| (start, groups)).collect()
+    }
+
+    /// A pane's groups go to disk: the number of the part that they are now. Their slots are still taken.
+    pub fn evict(&mut self, pane_start_ms: i64) -> Option<(u32, WindowGroups)> {
+        let groups = self.table.take_window(pane_start_ms)?;
+        let part = self.next_part;
+        self.next_part += 1;
+        let spilled = Spilled { groups: groups.len(), round: groups.round() };
+        self.spilled.insert((pane_start_ms, part), spilled);
+        Some((part, groups))
+    }
+
+    pub fn spilled_groups(&self) -> usize {
+        self.spilled.values().map(|part| part.groups).sum()
+    }
+
+    /// (pane, part) of all that is on disk.
+    pub fn spilled(&self) -> impl Iterator<Item = (i64, u32)> {
+        self.spilled.keys().copied()
     }
 
     /// The slots of groups as a checkpoint had them.
@@ -317,9 +466,13 @@ impl Panes {
                 continue;
             }
             let Some(live) = self.live.get(&start_ms) else { continue };
+            let window = slicing.window(start_ms);
             let entry = |(hash, key, given): (u64, &[u8], Given)| {
                 let of_key = self.panes_of(start_ms).filter_map(|(_, pane)| pane.find(hash, key));
                 let touched = of_key.map(|slot| self.table.slots.touched(slot)).max().unwrap_or(0);
+                // of what is on disk it is not known by key: at worst a row is given twice
+                let spilled = self.spilled.range((window.start_ms, 0)..(window.end_ms, 0));
+                let touched = spilled.map(|(_, part)| part.round).max().unwrap_or(0).max(touched);
                 Entry {
                     key: key.to_vec(),
                     window: slicing.window(start_ms),
@@ -346,7 +499,8 @@ impl Panes {
 
     pub fn size_bytes(&self) -> usize {
         let tables: usize = self.table.windows().map(|(_, pane)| pane.size_bytes()).sum();
-        tables + self.live.values().map(|live| live.ledger.size_bytes()).sum::<usize>()
+        let spilled = self.spilled.len() * size_of::<(i64, u32, Spilled)>();
+        tables + spilled + self.live.values().map(|live| live.ledger.size_bytes()).sum::<usize>()
     }
 
     /// Closed windows with changes that wait for the next barrier or tick.
@@ -379,10 +533,10 @@ struct Assembled {
 
 impl Assembled {
     /// Slots of one key are in the order of the panes.
-    fn of(panes: &[&WindowGroups], is_live: impl Fn(u32) -> bool) -> Self {
+    fn of(panes: &[&WindowGroups], is_wanted: impl Fn(u64, u32) -> bool) -> Self {
         let mut keys = WindowGroups::default();
         let mut pairs: Vec<(u32, u32)> = Vec::with_capacity(panes.iter().map(|pane| pane.len()).sum());
-        for (hash, key, slot) in panes.iter().flat_map(|pane| pane.iter()).filter(|(_, _, slot)| is_live(*slot)) {
+        for (hash, key, slot) in panes.iter().flat_map(|pane| pane.iter()).filter(|(h, _, slot)| is_wanted(*h, *slot)) {
             let number = keys.find(hash, key).unwrap_or_else(|| {
                 // no more keys than slots, and slots are numbered with 32 bits
                 let number = u32::try_from(keys.len()).unwrap_or(u32::MAX);

@@ -52,6 +52,7 @@ pub struct Sessions {
     index: HashTable<u32>,
     keys: Vec<Key>,
     free_keys: Vec<u32>,
+    key_bytes: usize,
     /// by slot
     sessions: Vec<Option<Session>>,
     count: usize,
@@ -111,6 +112,7 @@ impl Sessions {
             index: HashTable::new(),
             keys: Vec::new(),
             free_keys: Vec::new(),
+            key_bytes: 0,
             sessions: Vec::new(),
             count: 0,
             closed: 0,
@@ -202,6 +204,7 @@ impl Sessions {
 
     fn add_key(&mut self, hash: u64, bytes: &[u8]) -> u32 {
         let key = Key { hash, bytes: bytes.into(), sessions: Vec::new() };
+        self.key_bytes += bytes.len();
         // no more keys than slots, and slots are numbered with 32 bits
         let next = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
         let number = self.free_keys.pop().unwrap_or(next);
@@ -280,6 +283,7 @@ impl Sessions {
     fn remove_key(&mut self, number: u32) {
         let Some(key) = self.keys.get_mut(number as usize).filter(|key| key.sessions.is_empty()) else { return };
         let hash = key.hash;
+        self.key_bytes -= key.bytes.len();
         *key = Key::default();
         if let Ok(entry) = self.index.find_entry(hash, |n| *n == number) {
             entry.remove();
@@ -726,12 +730,13 @@ impl Sessions {
     }
 
     pub fn size_bytes(&self) -> usize {
-        let bytes: usize = self.keys.iter().map(|key| key.bytes.len() + key.sessions.capacity() * 4).sum();
-        let given: usize = self.sessions.iter().flatten().map(|s| s.given.capacity()).sum();
-        bytes
+        // each session has its slot in a list of its key, and at most about one row that was given
+        let given = if self.policy.keeps_ledger() { self.count * size_of::<(Window, Given)>() } else { 0 };
+        self.key_bytes
+            + given
+            + self.count * 16
             + self.keys.capacity() * size_of::<Key>()
             + self.sessions.capacity() * size_of::<Option<Session>>()
-            + given * size_of::<(Window, Given)>()
             + self.index.capacity() * 5
             + self.timers.len() * 24
     }

@@ -75,6 +75,13 @@ impl Slots {
         self.touched.get(slot as usize).copied().unwrap_or(0)
     }
 
+    /// It holds what was moved to disk when it had last been touched in this round.
+    pub(crate) fn set_touched(&mut self, slot: u32, round: u32) {
+        if let Some(touched) = self.touched.get_mut(slot as usize) {
+            *touched = round;
+        }
+    }
+
     /// One slot is folded into another.
     pub(crate) fn absorb(&mut self, from: u32, to: u32) {
         let touched = self.touched(from);

@@ -3,7 +3,8 @@
 //! The order that the task keeps: [`Windower::place`] rows → the accumulator takes them → [`Windower::touch`] → what
 //! [`Windower::merges`] says → [`Windower::due`], [`Windower::settle`] until nothing is due → [`Windower::next_round`].
 
-use crate::due::{Due, Policy, When};
+use crate::due::{Due, Loads, Policy, When};
+use crate::groups::WindowGroups;
 use crate::key::Keys;
 use crate::ledger::Entry;
 use crate::panes::{Panes, Reached};
@@ -93,6 +94,39 @@ impl Windower {
         }
     }
 
+    /// What can be moved to disk: buckets with their number of groups, those first that have been left alone for longest.
+    pub fn coldest(&self) -> Vec<(i64, usize)> {
+        match self {
+            Self::Panes(panes) => panes.coldest(),
+            // an event may join any of them: they stay in memory
+            Self::Sessions(_) => Vec::new(),
+        }
+    }
+
+    /// See [`Panes::evict`].
+    pub fn evict(&mut self, start_ms: i64) -> Option<(u32, WindowGroups)> {
+        match self {
+            Self::Panes(panes) => panes.evict(start_ms),
+            Self::Sessions(_) => None,
+        }
+    }
+
+    /// (bucket, part) of all that is on disk.
+    pub fn spilled(&self) -> Vec<(i64, u32)> {
+        match self {
+            Self::Panes(panes) => panes.spilled().collect(),
+            Self::Sessions(_) => Vec::new(),
+        }
+    }
+
+    /// Groups on disk, a group that was moved out several times as often.
+    pub fn spilled_groups(&self) -> usize {
+        match self {
+            Self::Panes(panes) => panes.spilled_groups(),
+            Self::Sessions(_) => 0,
+        }
+    }
+
     /// Before anything is restored: how far results had been given, by key groups.
     pub fn set_reached(&mut self, reached: Vec<Reached>) {
         // a session that has given its last result is not among the state
@@ -150,10 +184,15 @@ impl Windower {
     }
 
     /// What is to be given next; to be settled before the next call. All rows must have gone in.
-    pub fn due(&mut self, when: When, watermark_ms: Option<i64>) -> Option<Due> {
+    pub fn due(
+        &mut self,
+        when: When,
+        watermark_ms: Option<i64>,
+        loads: &mut dyn Loads,
+    ) -> Result<Option<Due>, TooManyGroups> {
         match self {
-            Self::Panes(panes) => panes.due(when, watermark_ms),
-            Self::Sessions(sessions) => sessions.due(when, watermark_ms),
+            Self::Panes(panes) => panes.due(when, watermark_ms, loads),
+            Self::Sessions(sessions) => Ok(sessions.due(when, watermark_ms)),
         }
     }
 
@@ -189,6 +228,14 @@ impl Windower {
                 (changed, others)
             }
             Self::Sessions(sessions) => sessions.take_changed(),
+        }
+    }
+
+    /// The pane that starts here.
+    pub fn bucket_window(&self, start_ms: i64) -> Window {
+        match self {
+            Self::Panes(panes) => panes.pane(start_ms),
+            Self::Sessions(_) => Window { start_ms, end_ms: start_ms },
         }
     }
 

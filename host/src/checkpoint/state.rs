@@ -31,6 +31,8 @@ const ZSTD_LEVEL: i32 = 1;
 pub struct StatePart {
     pub operator: String,
     pub holds: Holds,
+    /// see [`millrace_core::checkpoint::BucketId`]
+    pub part: u32,
     /// inclusive
     pub first_key_group: u16,
     /// inclusive
@@ -70,6 +72,7 @@ pub fn encode_state(part: &StatePart) -> Result<EncodedState> {
     let groups: usize = part.batches.iter().map(RecordBatch::num_rows).sum();
     let file = StateFile {
         holds: part.holds,
+        part: part.part,
         path: String::new(),
         bytes: bytes.len() as u64,
         sha256: sha256_hex(&bytes),

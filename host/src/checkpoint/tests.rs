@@ -34,6 +34,7 @@ fn part(operator: &str, marker: i64) -> StatePart {
         RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![marker])) as ArrayRef)]).expect("a batch");
     StatePart {
         holds: Default::default(),
+        part: 0,
         operator: operator.into(),
         first_key_group: 0,
         last_key_group: 63,

@@ -12,7 +12,7 @@ use crate::plugin::builtin::BuiltinFactory;
 use crate::plugin::engine::{Compiler, PluginEngine};
 use crate::plugin::wasm::{WasmFactory, WasmTransformFactory};
 use crate::plugin::{AggregatorFactory, Signature, TransformSignature, TransformerFactory};
-use crate::spec::model::{Pipeline, PluginSpec};
+use crate::spec::model::PluginSpec;
 use crate::spec::{self, Loaded, Resolved};
 
 /// A pipeline with its plugins opened and every edge checked.
@@ -54,7 +54,7 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
             factories.insert(name.clone(), factory);
             continue;
         }
-        let opened = open_plugin(name, plugin, memory_share(&loaded.pipeline), &mut engine);
+        let opened = open_plugin(name, plugin, loaded.pipeline.memory_share_bytes(), &mut engine);
         let opened = opened.map(|(factory, bytes, inert)| {
             inert_imports.insert(name.clone(), inert);
             (factory, bytes)
@@ -74,7 +74,7 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
         }
     }
     for (_, node) in loaded.pipeline.aggregations.iter().filter(|(_, node)| !node.aggregates.is_empty()) {
-        let factory = BuiltinFactory::new(&node.plugin, &node.aggregates, memory_share(&loaded.pipeline));
+        let factory = BuiltinFactory::new(&node.plugin, &node.aggregates, loaded.pipeline.memory_share_bytes());
         factories.insert(node.plugin.clone(), Arc::new(factory));
     }
     let missing = |name: &str, is: &str, wanted: &str| match broken.get(name) {
@@ -101,12 +101,6 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
 enum Factory {
     Aggregator(Arc<dyn AggregatorFactory>),
     Transformer(Arc<dyn TransformerFactory>),
-}
-
-/// What one plugin task may take of the whole budget.
-fn memory_share(pipeline: &Pipeline) -> u64 {
-    let tasks = pipeline.plugin_nodes().count().saturating_mul(pipeline.parallelism).max(1);
-    pipeline.state.memory_limit_bytes / u64::try_from(tasks).unwrap_or(u64::MAX)
 }
 
 fn open_plugin(

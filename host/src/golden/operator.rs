@@ -25,6 +25,7 @@ use crate::runtime::accumulator::{Accumulator, OpenInstance};
 use crate::runtime::aggregate_task::{AggregateTask, Export, Restored, RestoredWindow, StateUploader};
 use crate::runtime::edge::{Exchange, Inbox, Output, Received, connect};
 use crate::runtime::failures::Failures;
+use crate::runtime::memory::Memory;
 use crate::runtime::message::{END_OF_TIME, Event, Message, RunError, TaskId};
 use crate::runtime::read_state::own_groups;
 use crate::runtime::run::{AggregationNode, input_columns, offered_to_plugin, windows};
@@ -88,6 +89,7 @@ impl Operator {
         let (events, event_receiver) = unbounded();
         let exports = Arc::<Exports>::default();
         let stats = Arc::<NodeStats>::default();
+        let memory = Arc::<Memory>::default();
         let mut threads = Vec::new();
         for (task, inbox) in inboxes.drain(..).enumerate() {
             let Some(((results, late), errors)) = outputs.next() else { break };
@@ -95,7 +97,7 @@ impl Operator {
             let input = input_columns(node, &*plugin);
             let key_groups = key::key_group_range(task, tasks);
             let mut restored = Vec::new();
-            for (&(holds, start_ms), batches) in &cut.windows {
+            for (&BucketId { holds, start_ms, .. }, batches) in &cut.windows {
                 let batches = own_groups(batches, node.spec.key.len(), key_groups)?;
                 restored.push(RestoredWindow { holds, start_ms, batches, clean: false, files: 0 });
             }
@@ -133,6 +135,9 @@ impl Operator {
                 uploader: Arc::clone(&exports) as Arc<dyn StateUploader>,
                 stats: Arc::clone(&stats),
                 status: Arc::default(),
+                memory: Arc::clone(&memory),
+                memory_share: memory.task(TaskId { node: Arc::clone(&node.name), task }, u64::MAX),
+                spill: None,
                 observer: None,
             };
             let restored = Restored { watermark_ms: cut.watermark_ms, windows: restored, ..Restored::default() };
@@ -262,7 +267,8 @@ impl StateUploader for Exports {
         let task = export.task.task;
         state.windows.retain(|(of, bucket), _| *of != task || export.unchanged.contains(bucket));
         for exported in export.windows {
-            state.windows.insert((task, (exported.holds, exported.window.start_ms)), exported.batches);
+            let bucket = BucketId { holds: exported.holds, start_ms: exported.window.start_ms, part: exported.part };
+            state.windows.insert((task, bucket), exported.batches);
         }
         // all tasks have the same inputs, and so the same watermark
         state.watermark_ms = export.watermark_ms;

@@ -52,6 +52,7 @@ pub struct Accumulator {
     exported: BTreeMap<i64, Vec<Exported>>,
     /// exported since, while not all that has changed is
     staged: BTreeMap<i64, Vec<Exported>>,
+    exported_bytes: usize,
     log: Log,
     kept_bytes_max: usize,
     /// linear memory right after the instance was rebuilt last
@@ -62,6 +63,12 @@ pub struct Accumulator {
 struct Exported {
     columns: Vec<ArrayRef>,
     slots: Vec<u32>,
+}
+
+impl Exported {
+    fn bytes(&self) -> usize {
+        self.columns.iter().map(log::bytes).sum::<usize>() + size_of_val(self.slots.as_slice())
+    }
 }
 
 impl Accumulator {
@@ -86,6 +93,7 @@ impl Accumulator {
             total_slots: 0,
             exported: BTreeMap::new(),
             staged: BTreeMap::new(),
+            exported_bytes: 0,
             log: Log::default(),
             kept_bytes_max,
             rebuilt_bytes: 0,
@@ -134,7 +142,9 @@ impl Accumulator {
         self.grow(total_slots);
         let merged = Asked { merged: Some((&columns, &slots)), ..Asked::default() };
         self.call(merged, |plugin, total| plugin.merge(&columns, &slots, total))?;
-        self.exported.entry(bucket_start_ms).or_default().push(Exported { columns, slots });
+        let exported = Exported { columns, slots };
+        self.exported_bytes += exported.bytes();
+        self.exported.entry(bucket_start_ms).or_default().push(exported);
         Ok(())
     }
 
@@ -148,11 +158,29 @@ impl Accumulator {
     /// The state of a bucket's groups. An instance that is brought back starts from it, once all has been exported.
     pub fn export(&mut self, bucket_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
         let node = Arc::clone(&self.node);
-        let chunks = self.call(Asked::of(slots), |plugin, _| all_state(&node, plugin, slots))?;
+        let chunks = self.call(Asked::of(slots), |plugin, _| all_state(&node, plugin, slots, STATE_CHUNK_BYTES))?;
         let exported =
             chunks.iter().map(|chunk| Exported { columns: chunk.columns.clone(), slots: chunk.groups.clone() });
         self.staged.insert(bucket_start_ms, exported.collect());
         Ok(chunks)
+    }
+
+    /// The state of groups that leave for good.
+    pub fn state(&mut self, slots: &[u32], chunk_bytes: u64) -> Result<Vec<StateChunk>, RunError> {
+        let node = Arc::clone(&self.node);
+        self.call(Asked::of(slots), |plugin, _| all_state(&node, plugin, slots, chunk_bytes))
+    }
+
+    /// A fresh instance with what was exported: linear memory never shrinks. To be called when everything is.
+    pub fn renew(&mut self) -> Result<(), RunError> {
+        self.plugin = self.fresh()?;
+        self.rebuilt_bytes = self.plugin.memory_bytes();
+        Ok(())
+    }
+
+    /// Bytes that are kept to bring an instance back.
+    pub fn kept_bytes(&self) -> usize {
+        self.log.bytes() + self.exported_bytes
     }
 
     /// All that has changed has been exported: what the instance was told before is not needed any more. `buckets`: those
@@ -162,6 +190,7 @@ impl Accumulator {
         let mut staged = std::mem::take(&mut self.staged);
         let newest = |start| Some((start, staged.remove(&start).or_else(|| former.remove(&start))?));
         self.exported = buckets.filter_map(newest).collect();
+        self.exported_bytes = self.exported.values().flatten().map(Exported::bytes).sum();
         self.log.clear();
     }
 
@@ -169,24 +198,32 @@ impl Accumulator {
         self.call(Asked { windows, ..Asked::of(slots) }, |plugin, _| plugin.evaluate(slots, windows, is_final))
     }
 
-    /// Groups that are put together for this: `borrowed` are empty slots, and empty again afterwards.
+    /// Groups that are put together for this: `borrowed` and the slots of `loads`, into which state is merged, are empty
+    /// slots, and empty again afterwards.
     pub fn evaluate_assembled(
         &mut self,
         assembly: &Assembly,
+        loads: &[(Vec<ArrayRef>, Vec<u32>)],
         windows: &[WindowUs],
         is_final: bool,
     ) -> Result<OutputRows, RunError> {
         let Assembly { slots, sources, targets, borrowed } = assembly;
-        if borrowed.is_empty() {
+        if borrowed.is_empty() && loads.is_empty() {
             return self.evaluate(slots, windows, is_final);
         }
         self.call(Asked { windows, ..Asked::of(sources) }, |plugin, total| {
             // it learns of slots that no row has gone into
             let none: Vec<ArrayRef> = no_state(plugin);
             plugin.merge(&none, &[], total)?;
+            for (columns, slots) in loads {
+                plugin.merge(columns, slots, total)?;
+            }
             plugin.combine(sources, targets)?;
             let output = plugin.evaluate(slots, windows, is_final)?;
             plugin.reset(borrowed)?;
+            for (_, slots) in loads {
+                plugin.reset(slots)?;
+            }
             Ok(output)
         })
     }
@@ -289,7 +326,7 @@ impl Accumulator {
         groups.sort_unstable();
         groups.dedup();
         let node = Arc::clone(&self.node);
-        let state = self.call(Asked::of(&groups), |plugin, _| all_state(&node, plugin, &groups))?;
+        let state = self.call(Asked::of(&groups), |plugin, _| all_state(&node, plugin, &groups, STATE_CHUNK_BYTES))?;
         let found = if error.may_be_a_row() { self.find_guilty(&state, columns, slots) } else { Ok(Vec::new()) };
         let captured = self.recorder.as_ref().and_then(|recorder| {
             let signature = self.plugin.signature();
@@ -372,10 +409,6 @@ impl Accumulator {
                     let (rows, slots) = held(now, slots);
                     calls.push((take_input(columns, &rows), slots));
                 }
-                Told::Merge { columns, slots } => {
-                    let (rows, slots) = held(now, slots);
-                    state.push((columns, rows, slots));
-                }
                 Told::Combine { .. } | Told::Reset { .. } => {}
             });
             for exported in self.exported.values().flatten() {
@@ -439,11 +472,16 @@ fn whole(parts: &[ArrayRef]) -> Option<ArrayRef> {
     arrow_select::concat::concat(&parts).ok()
 }
 
-fn all_state(node: &str, plugin: &mut dyn Aggregator, slots: &[u32]) -> Result<Vec<StateChunk>, PluginError> {
+fn all_state(
+    node: &str,
+    plugin: &mut dyn Aggregator,
+    slots: &[u32],
+    chunk_bytes: u64,
+) -> Result<Vec<StateChunk>, PluginError> {
     let mut chunks = Vec::new();
     let mut cursor = 0;
     loop {
-        let chunk = plugin.state(slots, cursor, STATE_CHUNK_BYTES)?;
+        let chunk = plugin.state(slots, cursor, chunk_bytes)?;
         let next = chunk.next;
         if !chunk.groups.is_empty() {
             chunks.push(chunk);

@@ -26,7 +26,7 @@ use millrace_core::barrier::Then;
 use millrace_core::batch::{Audience, Batch, Rows};
 use millrace_core::due::{Policy, When};
 use millrace_core::key::KeyGroup;
-use millrace_core::limits::PLUGIN_CALL_ROWS_TARGET;
+use millrace_core::limits::{PLUGIN_CALL_ROWS_TARGET, SIZE_EVERY_ROWS};
 use millrace_core::panes::Reached;
 use millrace_core::schema::{DataType, Field};
 use millrace_core::watermark::{InputWatermarks, Watermark};
@@ -35,6 +35,7 @@ use millrace_core::windower::{Windower, Windows};
 use super::accumulator::Accumulator;
 use super::edge::{Hangup, Inbox, Output, Received};
 use super::failures::{FailedRow, Failures};
+use super::memory::{Memory, TaskMemory};
 use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::NodeStats;
 use super::status::{OperatorStatus, WindowReport};
@@ -43,9 +44,11 @@ use crate::capture::Place;
 mod emit;
 mod late;
 mod pending;
+mod spill;
 mod state;
 
 use pending::Pending;
+pub use spill::Spill;
 pub use state::{Export, ExportedWindow, RestoredWindow, StateUploader};
 
 /// Rows wait this long at the most for others to share a plugin call with.
@@ -82,6 +85,10 @@ pub struct AggregateTask {
     pub uploader: Arc<dyn StateUploader>,
     pub stats: Arc<NodeStats>,
     pub status: Arc<OperatorStatus>,
+    pub memory: Arc<Memory>,
+    pub memory_share: Arc<TaskMemory>,
+    /// none: groups stay in memory
+    pub spill: Option<Spill>,
     pub observer: Option<ResultObserver>,
 }
 
@@ -105,6 +112,9 @@ struct State {
     next_tick: Option<Instant>,
     late_dropped: u64,
     late_logged: u64,
+    /// as the plugin said last, and the rows since
+    state_bytes: u64,
+    rows_since_size: usize,
     /// what was added to the shared gauges
     reported_groups: i64,
     reported_bytes: i64,
@@ -124,6 +134,8 @@ impl AggregateTask {
             next_tick: self.every.map(|every| Instant::now() + every),
             late_dropped: restored.late_dropped,
             late_logged: 0,
+            state_bytes: 0,
+            rows_since_size: 0,
             reported_groups: 0,
             reported_bytes: 0,
         };
@@ -231,6 +243,12 @@ impl AggregateTask {
         if self.plugin.is_full() {
             self.export_changed(state)?;
         }
+        state.rows_since_size += rows;
+        if state.rows_since_size >= SIZE_EVERY_ROWS.max(state.windower.len()) {
+            self.report(state, true)?;
+        }
+        self.spill_if_full(state)?;
+        self.memory.publish(&self.memory_share, self.used_bytes(state), state.windower.len() as u64);
         Ok(handled)
     }
 
@@ -264,13 +282,23 @@ impl AggregateTask {
         Ok(step)
     }
 
-    /// Brings the shared gauges up to date. The plugin is asked for its size at checkpoints only.
+    /// What counts against the task's share of `memory_limit`.
+    fn used_bytes(&self, state: &State) -> u64 {
+        let tables = state.windower.size_bytes() as u64;
+        self.plugin.memory_bytes().max(state.state_bytes).saturating_add(tables)
+    }
+
+    /// Brings the shared gauges up to date. The plugin is asked for its size now and then only: it may have to look at all
+    /// groups.
     fn report(&mut self, state: &mut State, with_size: bool) -> Result<(), RunError> {
-        let groups = i64::try_from(state.windower.len()).unwrap_or(i64::MAX);
+        let groups = state.windower.len() + state.windower.spilled_groups();
+        let groups = i64::try_from(groups).unwrap_or(i64::MAX);
         self.stats.groups.fetch_add(groups - state.reported_groups, Relaxed);
         state.reported_groups = groups;
         if with_size {
-            let bytes = i64::try_from(self.plugin.size()?).unwrap_or(i64::MAX);
+            state.state_bytes = self.plugin.size()?;
+            state.rows_since_size = 0;
+            let bytes = i64::try_from(state.state_bytes).unwrap_or(i64::MAX);
             self.stats.state_bytes.fetch_add(bytes - state.reported_bytes, Relaxed);
             state.reported_bytes = bytes;
         }

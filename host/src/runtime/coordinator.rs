@@ -80,6 +80,8 @@ pub struct Coordinator {
     pub clock: Arc<dyn Clock>,
     /// bounded: when all sources have reached their end, event time ends (or not) and the run with it
     pub keep_open: bool,
+    /// state that does not fit into memory has nowhere to go
+    pub stops_when_full: bool,
     pub on_positions: Box<dyn Fn(&Checkpoint) + Send>,
 }
 
@@ -167,11 +169,16 @@ impl Coordinator {
         let mut at_end: BTreeSet<TaskId> = BTreeSet::new();
         let mut ended: BTreeSet<TaskId> = BTreeSet::new();
         let mut stopping = false;
+        // too much state
+        let mut full: Option<String> = None;
         loop {
             let waiting = self.checkpoint.sinks.values().map(|s| s.pending.len()).max().unwrap_or(0);
             self.hold_back(waiting);
             if in_flight.is_none() && last.is_none() {
-                if stopping {
+                if full.is_none() && self.stops_when_full {
+                    full = self.stats.status.memory.full();
+                }
+                if stopping || full.is_some() {
                     last = Some((Reason::Stop, Finished::Stopped));
                 } else if !self.sources.is_empty() && at_end.len() == self.sources.len() {
                     let reason = if self.keep_open { Reason::Stop } else { Reason::Drained };
@@ -186,7 +193,7 @@ impl Coordinator {
             if let (None, Some((_, finished))) = (&in_flight, &last) {
                 // the final checkpoint is durable; the run ends when its commits are confirmed
                 if self.checkpoint.sinks.values().all(|s| s.pending.is_empty()) {
-                    return Ok(*finished);
+                    return full.map_or(Ok(*finished), |why| Err(RunError::External(why)));
                 }
             }
             let now = Instant::now();
@@ -390,7 +397,7 @@ impl Coordinator {
         let windows = self.files.entry(task).or_default();
         windows.retain(|bucket, _| part.unchanged.contains(bucket));
         for file in part.written {
-            windows.entry((file.holds, file.window_start_ms)).or_default().push(file);
+            windows.entry(file.bucket()).or_default().push(file);
         }
     }
 

@@ -11,7 +11,7 @@ use arrow_array::{Array as _, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use crossbeam_channel::Sender;
 use millrace_core::barrier::{Barrier, Then};
 use millrace_core::batch::{Audience, Rows};
-use millrace_core::checkpoint::{Holds, OperatorState, state_file_schema};
+use millrace_core::checkpoint::{BucketId, Holds, OperatorState, state_file_schema};
 use millrace_core::key::{self, KeyGroup};
 use millrace_core::schema::{DataType, Field, Schema};
 use millrace_core::seen::{Piece, Seen};
@@ -157,7 +157,7 @@ impl DeduplicateTask {
         let pieces = state.seen.take_changed();
         let is_rewritten = |bucket: &i64| pieces.iter().any(|p| p.whole && p.bucket.start_ms == *bucket);
         let unchanged = state.seen.buckets().filter(|bucket| !is_rewritten(bucket));
-        let unchanged = unchanged.map(|bucket| (Holds::State, bucket)).collect();
+        let unchanged = unchanged.map(BucketId::state).collect();
         let windows = pieces.iter().map(|piece| self.export(&state.seen, piece)).collect::<Result<_, _>>()?;
         self.report(state);
         let export = Export {
@@ -191,7 +191,7 @@ impl DeduplicateTask {
             columns.push(Arc::new(times.with_data_type(DataType::Timestamptz.to_arrow())));
             batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
         }
-        Ok(ExportedWindow { holds: Holds::State, window: bucket, groups: piece.entries.len() as u64, batches })
+        Ok(ExportedWindow { holds: Holds::State, part: 0, window: bucket, groups: piece.entries.len() as u64, batches })
     }
 
     fn restore(&self, seen: &mut Seen, restored: Vec<RestoredWindow>) -> Result<(), RunError> {

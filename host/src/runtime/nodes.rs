@@ -375,6 +375,7 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
         let part = StatePart {
             operator: export.task.node.to_string(),
             holds: window.holds,
+            part: window.part,
             first_key_group: export.key_groups.0,
             last_key_group: export.key_groups.1.saturating_sub(1),
             window_start_ms: window.window.start_ms,

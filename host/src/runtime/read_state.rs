@@ -28,16 +28,18 @@ pub fn read_state(
     let mut windows: BTreeMap<BucketId, RestoredWindow> = BTreeMap::new();
     let mut known = Windows::new();
     for wanted in wanted {
-        let (holds, start_ms) = (wanted.file.holds, wanted.file.window_start_ms);
+        let BucketId { holds, start_ms, part } = wanted.file.bucket();
+        let bucket = BucketId { part: 0, ..wanted.file.bucket() };
         let batches = reader.read(&wanted.file)?;
         let batches = if wanted.clean { batches } else { own_groups(&batches, key_columns, range)? };
         let new = RestoredWindow { holds, start_ms, batches: Vec::new(), clean: true, files: 0 };
-        let window = windows.entry((holds, start_ms)).or_insert(new);
+        let window = windows.entry(bucket).or_insert(new);
         window.batches.extend(batches);
         window.files += 1;
-        window.clean &= wanted.clean;
+        // what was on disk is put together with what was in memory
+        window.clean &= wanted.clean && part == 0;
         if wanted.clean {
-            known.entry((holds, start_ms)).or_default().push(wanted.file);
+            known.entry(bucket).or_default().push(wanted.file);
         }
     }
     // A window with a file that other tasks share is written anew by the next checkpoint.

@@ -21,7 +21,7 @@ use millrace_core::windower::Windows;
 use tracing::{info, warn};
 
 use super::accumulator::{Accumulator, OpenInstance};
-use super::aggregate_task::{AggregateTask, InputColumn, Restored, ResultObserver, StateUploader};
+use super::aggregate_task::{AggregateTask, InputColumn, Restored, ResultObserver, Spill, StateUploader};
 use super::assign::publish_positions;
 use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
 use super::edge::{Inbox, PartitionHash};
@@ -128,9 +128,6 @@ pub fn window_name(spec: &AggregationSpec) -> String {
 /// What the pipeline file may ask for and this release cannot run.
 fn refuse_unfinished(pipeline: &Pipeline) -> Result<(), RunError> {
     let unfinished = |what: &str| Err(RunError::Spec(format!("{what}: not supported yet")));
-    if pipeline.state.backend != Backend::Memory {
-        return unfinished("backend = \"disk\"");
-    }
     for (name, sink) in &pipeline.sinks {
         if let SinkKind::Iceberg(IcebergSinkSpec { mode: SinkMode::Upsert { .. }, .. }) = &sink.kind {
             return unfinished(&format!("the upsert of `{name}`"));
@@ -200,7 +197,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             let range = key::key_group_range(task, tasks);
             let (restored, known) = read_state(&*parts.reader, node.spec.key.len(), range, wanted)?;
             files.insert(id.clone(), known);
-            let aggregate = aggregate_task(
+            let mut aggregate = aggregate_task(
                 &parts,
                 node,
                 &id,
@@ -212,6 +209,10 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 options.observer.clone(),
                 state.watermark_ms,
             );
+            if let Backend::Disk { path } = &parts.pipeline.state.backend {
+                let name = format!("{}-{}", node.name, task);
+                aggregate.spill = Some(Spill::open(path, &name, &aggregate.plugin.signature().state)?);
+            }
             let restored = Restored {
                 watermark_ms: state.watermark_ms,
                 reached: state.reached.clone(),
@@ -292,6 +293,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         stats: Arc::clone(&parts.stats),
         clock: Arc::clone(&parts.clock),
         keep_open: options.keep_open,
+        stops_when_full: parts.pipeline.state.backend == Backend::Memory,
         on_positions: Box::new(move |checkpoint| publish_positions(&connectors, checkpoint)),
     };
     let result = coordinator.run();
@@ -429,6 +431,9 @@ fn aggregate_task(
         uploader: Arc::clone(&parts.uploader),
         stats,
         status,
+        memory: Arc::clone(&parts.stats.status.memory),
+        memory_share: parts.stats.status.memory.task(id.clone(), parts.pipeline.memory_share_bytes()),
+        spill: None,
         observer,
     }
 }

@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use super::edge::{Hangup, Output};
 use super::failures::{FailedRow, Failures};
+use super::memory::Memory;
 use super::message::{END_OF_TIME, Event, Message, Part, RunError, TaskId};
 use super::retry::{retry, source_error};
 use super::stats::NodeStats;
@@ -87,8 +88,9 @@ pub struct SourceTask {
     /// the run's steady clock
     pub started: Instant,
     pub stats: Arc<NodeStats>,
-    /// some source of the run has a `max_drift`
+    /// none: event time follows the clock
     pub drift: Option<DriftSlot>,
+    pub memory: Arc<Memory>,
     /// all tasks of the source, with `when_idle = "advance"`
     pub together: Option<Arc<Mutex<Together>>>,
     /// the coordinator holds the intake back
@@ -248,9 +250,9 @@ impl SourceTask {
 
     /// Says so to whoever asks, and sees to it that the task is woken when the slowest moves.
     fn too_far_ahead(&self, partition: &mut Partition) -> bool {
-        let (Some(drift), Some(max), Some(at)) =
-            (&self.drift, self.watermark.max_drift_ms, partition.time.watermark_ms())
-        else {
+        // with little memory left, whoever is ahead only adds windows that cannot close yet
+        let max = if self.memory.is_tight() { Some(0) } else { self.watermark.max_drift_ms };
+        let (Some(drift), Some(max), Some(at)) = (&self.drift, max, partition.time.watermark_ms()) else {
             return false;
         };
         let ahead = |slowest_ms: i64| at.saturating_sub_unsigned(max) > slowest_ms;

@@ -54,6 +54,7 @@ pub fn start(
     let processing = processing_clock(&parts.pipeline, &parts.clock, checkpoint);
     let wakers: Vec<Arc<Waker>> = (0..tasks * parts.sources.len()).map(|_| Arc::default()).collect();
     let drift = drift_slots(parts, tasks, &wakers);
+    parts.stats.status.memory.wakes(&wakers);
     let mut sources = Sources::default();
     let mut pause = |pause| match shared.orders.recv_timeout(pause) {
         Ok(Order::Stop) => true,
@@ -105,6 +106,7 @@ pub fn start(
                 processing: processing.clone(),
                 started,
                 stats,
+                memory: Arc::clone(&parts.stats.status.memory),
                 drift: drift.as_ref().and_then(|slots| slots.get(slot).cloned()),
                 together: together.clone(),
                 paused: Arc::clone(shared.paused),
@@ -147,11 +149,10 @@ fn processing_clock(pipeline: &Pipeline, clock: &Arc<dyn Clock>, checkpoint: &Ch
     Some(Arc::new(NeverBack::new(Arc::clone(clock), from_ms)))
 }
 
-/// By task of all sources; none if no source has a `max_drift`.
+/// By task of all sources; none if event time follows the clock.
 fn drift_slots(parts: &Parts, tasks: usize, wakers: &[Arc<Waker>]) -> Option<Vec<DriftSlot>> {
     let pipeline = &parts.pipeline;
-    let aligned = parts.sources.iter().any(|s| s.spec.watermark.max_drift_ms.is_some());
-    if !aligned || pipeline.time == TimeSpec::Processing {
+    if pipeline.time == TimeSpec::Processing {
         return None;
     }
     let transforms = pipeline.transforms.iter().map(|(name, _)| name);

@@ -11,6 +11,7 @@ use std::time::Instant;
 use millrace_core::batch::Origin;
 use millrace_core::watermark::{InputWatermarks, Watermark};
 
+use super::memory::Memory;
 use super::monitor::Partitions;
 use crate::spec::model::WatermarkSpec;
 
@@ -141,13 +142,20 @@ pub struct Status {
     pub started: Instant,
     /// the intake is held back: too many commits wait for the catalog
     pub paused: Arc<AtomicBool>,
+    pub memory: Arc<Memory>,
     sources: Mutex<BTreeMap<Arc<str>, SourceStatus>>,
     operators: Mutex<BTreeMap<Arc<str>, Vec<Arc<OperatorStatus>>>>,
 }
 
 impl Default for Status {
     fn default() -> Self {
-        Self { started: Instant::now(), paused: Arc::default(), sources: Mutex::default(), operators: Mutex::default() }
+        Self {
+            started: Instant::now(),
+            paused: Arc::default(),
+            memory: Arc::default(),
+            sources: Mutex::default(),
+            operators: Mutex::default(),
+        }
     }
 }
 

@@ -303,6 +303,12 @@ impl TransformSpec {
 }
 
 impl Pipeline {
+    /// What one plugin task may take of the whole budget.
+    pub fn memory_share_bytes(&self) -> u64 {
+        let tasks = self.plugin_nodes().count().saturating_mul(self.parallelism).max(1);
+        self.state.memory_limit_bytes / u64::try_from(tasks).unwrap_or(u64::MAX)
+    }
+
     /// Every node that runs a plugin, and the plugin's name in the file.
     pub fn plugin_nodes(&self) -> impl Iterator<Item = (&str, &str)> {
         let transforms =

@@ -114,6 +114,7 @@ mod tests {
     fn file(path: &str, written_by: u64) -> StateFile {
         StateFile {
             holds: Default::default(),
+            part: 0,
             path: path.into(),
             bytes: 1,
             sha256: String::new(),

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{Audience, Change};
-use crate::due::Assembly;
+use crate::due::{Assembly, LoadedGroup, partition_of};
 use crate::key::{self, KeyGroup};
 use crate::sessions::FOREVER;
 use crate::watermark::END_OF_TIME_MS;
@@ -38,6 +38,8 @@ enum Step {
     Barrier,
     Tick,
     Restart(usize),
+    /// so many panes go to disk
+    Spill(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +54,34 @@ struct Task {
     slots: BTreeMap<u32, Set>,
     watermark_ms: Option<i64>,
     groups: (KeyGroup, KeyGroup),
+    disk: Disk,
+}
+
+type DiskRow = (Vec<u8>, Set, u32);
+
+#[derive(Default)]
+struct Disk {
+    parts: BTreeMap<(i64, u32), Vec<DiskRow>>,
+    loaded: BTreeMap<(i64, u32), Vec<DiskRow>>,
+}
+
+impl Loads for Disk {
+    fn load(&mut self, pane_start_ms: i64, part: u32, partition: usize) -> Vec<LoadedGroup> {
+        let id = (pane_start_ms, part);
+        let hash = |key: &[u8]| encode(&[key_of(key)]).hash(0);
+        let rows: Vec<DiskRow> =
+            self.parts[&id].iter().filter(|(key, _, _)| partition_of(hash(key)) == partition).cloned().collect();
+        let group = |(key, _, touched): &DiskRow| LoadedGroup { hash: hash(key), key: key.clone(), touched: *touched };
+        let groups = rows.iter().map(group).collect();
+        self.loaded.insert(id, rows);
+        groups
+    }
 }
 
 #[derive(Default)]
 struct Checkpoint {
     state: BTreeMap<i64, Vec<(Vec<u8>, Window, Set)>>,
+    spilled: BTreeMap<i64, Vec<(Vec<u8>, Window, Set)>>,
     ledgers: BTreeMap<i64, Vec<Entry>>,
 }
 
@@ -89,6 +114,7 @@ impl Task {
             slots: BTreeMap::new(),
             watermark_ms: None,
             groups: key::key_group_range(task, tasks),
+            disk: Disk::default(),
         }
     }
 
@@ -125,7 +151,13 @@ impl Task {
     }
 
     fn give(&mut self, when: When, world: &mut World) {
-        while let Some(due) = self.windower.due(when, self.watermark_ms) {
+        while let Some(due) = self.windower.due(when, self.watermark_ms, &mut self.disk).unwrap() {
+            for load in &due.loads {
+                let partition = self.disk.loaded.remove(&(load.pane_start_ms, load.part)).unwrap();
+                for (slot, (_, set, _)) in load.slots.iter().zip(partition) {
+                    self.slots.insert(*slot, set);
+                }
+            }
             for deletion in &due.deletions {
                 let group = (key_of(due.deleted_key(deletion)), deletion.window);
                 assert!(world.table.remove(&group).is_some(), "{group:?} is deleted and was not there");
@@ -148,10 +180,12 @@ impl Task {
                     assert!(world.once.insert(id, set).is_none(), "{id:?} is given to operators twice");
                 }
             }
-            for slot in &assembly.borrowed {
+            let loaded = due.loads.iter().flat_map(|load| load.slots.iter().copied());
+            let borrowed: Vec<u32> = assembly.borrowed.into_iter().chain(loaded).collect();
+            for slot in &borrowed {
                 self.slots.remove(slot);
             }
-            self.windower.slots().release(assembly.borrowed);
+            self.windower.slots().release(borrowed);
             let gone = self.windower.settle(&due, &has_rows);
             for slot in &gone {
                 self.slots.remove(slot);
@@ -161,16 +195,38 @@ impl Task {
         self.windower.next_round();
     }
 
+    /// Moves the coldest panes to disk, so many.
+    fn spill(&mut self, panes: usize) {
+        for (start_ms, _) in self.windower.coldest().into_iter().take(panes) {
+            let (part, groups) = self.windower.evict(start_ms).unwrap();
+            let mut rows = Vec::new();
+            for (_, key, slot) in groups.iter() {
+                let touched = self.windower.slots().touched(slot);
+                rows.push((key.to_vec(), self.slots.remove(&slot).unwrap_or_default(), touched));
+            }
+            self.windower.slots().release(groups.slots());
+            self.disk.parts.insert((start_ms, part), rows);
+        }
+    }
+
     /// As a task's part of a checkpoint: what has changed is written, the rest stays.
     fn export(&mut self, checkpoint: &mut Checkpoint) {
         let (changed, others) = self.windower.take_changed();
         checkpoint.state.retain(|start, _| others.contains(start));
+        checkpoint.spilled.clear();
+        let spilled = self.windower.spilled();
+        self.disk.parts.retain(|id, _| spilled.contains(id));
         for bucket in self.windower.buckets(&changed) {
             let windows = bucket.windows.clone().unwrap_or_else(|| vec![bucket.window; bucket.slots.len()]);
             let rows = bucket.keys.iter().zip(windows).zip(&bucket.slots);
             let set = |slot: &u32| self.slots.get(slot).cloned().unwrap_or_default();
             let rows = rows.map(|((key, window), slot)| (key.clone(), window, set(slot))).collect();
             checkpoint.state.insert(bucket.window.start_ms, rows);
+        }
+        for ((start, _), rows) in &self.disk.parts {
+            let window = Window { start_ms: *start, end_ms: *start };
+            let rows = rows.iter().map(|(key, set, _)| (key.clone(), window, set.clone()));
+            checkpoint.spilled.entry(*start).or_default().extend(rows);
         }
         let (changed, others) = self.windower.take_ledgers();
         checkpoint.ledgers.retain(|start, _| others.contains(start));
@@ -179,7 +235,7 @@ impl Task {
 
     fn restore(&mut self, from: &[Checkpoint]) {
         let hash = |bytes: &[u8]| encode(&[key_of(bytes)]).hash(0);
-        for (start, rows) in from.iter().flat_map(|c| &c.state) {
+        for (start, rows) in from.iter().flat_map(|c| c.state.iter().chain(&c.spilled)) {
             let rows: Vec<_> = rows.iter().filter(|(key, _, _)| self.owns(hash(key))).collect();
             let keys = encode(&rows.iter().map(|(key, _, _)| key_of(key)).collect::<Vec<_>>());
             let windows: Vec<Window> = rows.iter().map(|(_, window, _)| *window).collect();
@@ -353,6 +409,7 @@ fn run(case: Case, tasks: usize, steps: &[Step]) {
                     assert_eq!(world.table, model.table(is_shown), "after {step:?}");
                 }
             }
+            Step::Spill(panes) => tasks.iter_mut().for_each(|task| task.spill(*panes)),
             Step::Restart(next) => {
                 let mut checkpoints = Vec::new();
                 for task in &mut tasks {
@@ -408,6 +465,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Barrier),
         2 => Just(Step::Tick),
         1 => (1_usize..4).prop_map(Step::Restart),
+        1 => (1_usize..6).prop_map(Step::Spill),
     ];
     prop::collection::vec(step, 1..40)
 }

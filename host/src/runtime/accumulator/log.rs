@@ -13,10 +13,6 @@ pub enum Told {
         columns: Vec<Option<ArrayRef>>,
         slots: Vec<u32>,
     },
-    Merge {
-        columns: Vec<ArrayRef>,
-        slots: Vec<u32>,
-    },
     Combine {
         sources: Vec<u32>,
         targets: Vec<u32>,
@@ -34,12 +30,10 @@ pub struct Log {
 
 impl Log {
     pub fn push(&mut self, told: Told) {
-        let bytes = |c: &ArrayRef| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size());
         self.bytes += match &told {
             Told::Update { columns, slots } => {
                 columns.iter().flatten().map(bytes).sum::<usize>() + size_of_val(slots.as_slice())
             }
-            Told::Merge { columns, slots } => columns.iter().map(bytes).sum::<usize>() + size_of_val(slots.as_slice()),
             Told::Combine { sources, targets } => size_of_val(sources.as_slice()) + size_of_val(targets.as_slice()),
             Told::Reset { slots } => size_of_val(slots.as_slice()),
         };
@@ -63,7 +57,6 @@ impl Log {
         for told in &self.told {
             match told {
                 Told::Update { columns, slots } => plugin.update(columns, slots, total_slots).map(|_| ())?,
-                Told::Merge { columns, slots } => plugin.merge(columns, slots, total_slots)?,
                 Told::Combine { sources, targets } => plugin.combine(sources, targets)?,
                 Told::Reset { slots } => plugin.reset(slots)?,
             }
@@ -76,7 +69,7 @@ impl Log {
         let mut now = Whereabouts::default();
         for told in self.told.iter().rev() {
             match told {
-                Told::Update { .. } | Told::Merge { .. } => look(told, &now),
+                Told::Update { .. } => look(told, &now),
                 Told::Combine { sources, targets } => {
                     for (source, target) in sources.iter().zip(targets).rev() {
                         let there = now.of(*target);
@@ -88,6 +81,10 @@ impl Log {
         }
         now
     }
+}
+
+pub fn bytes(column: &ArrayRef) -> usize {
+    column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
 }
 
 /// Where what a slot held at some time is now; none: nowhere.

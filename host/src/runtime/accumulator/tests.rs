@@ -368,7 +368,7 @@ proptest! {
                     }
                     accumulator.grow(20);
                     let us = vec![WindowUs { start: 0, end: 1 }; pairs.len()];
-                    let Ok(output) = accumulator.evaluate_assembled(&assembly, &us, false) else { return Ok(()) };
+                    let Ok(output) = accumulator.evaluate_assembled(&assembly, &[], &us, false) else { return Ok(()) };
                     let sums: Vec<i64> =
                         pairs.iter().map(|(a, b)| expected[usize::from(*a)] + expected[usize::from(*b)]).collect();
                     prop_assert_eq!(output.columns[0].as_primitive::<Int64Type>().values(), &sums);

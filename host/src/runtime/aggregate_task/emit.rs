@@ -12,14 +12,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, new_null_array};
 use millrace_core::batch::{Audience, Batch, Change, Changes};
-use millrace_core::due::{Assembly, Due, DueGroup, When};
+use millrace_core::due::{Assembly, Due, DueGroup, Load, When};
 use millrace_core::key;
 use millrace_core::limits::PLUGIN_GROUPS_PER_CALL_MAX;
 use millrace_core::schema::DataType;
 use millrace_core::sessions::FOREVER;
 use millrace_core::window::Window;
 
-use super::{AggregateTask, State, Step};
+use super::{AggregateTask, Spill, State, Step};
 use crate::plugin::{OutputRows, WindowUs};
 use crate::runtime::message::RunError;
 
@@ -40,19 +40,32 @@ impl AggregateTask {
             return Ok(Err(hangup));
         }
         let watermark_ms = state.watermarks.current_ms();
-        while let Some(due) = state.windower.due(when, watermark_ms) {
+        loop {
+            let due = match &mut self.spill {
+                None => state.windower.due(when, watermark_ms, &mut ()),
+                Some(spill) => state.windower.due(when, watermark_ms, spill),
+            };
+            let Some(due) = due.map_err(|e| RunError::External(e.to_string()))? else { break };
+            if let Some(failure) = self.spill.as_mut().and_then(Spill::take_failure) {
+                return Err(failure);
+            }
             if let Err(hangup) = self.give_one(state, &due)? {
                 return Ok(Err(hangup));
             }
             self.report(state, false)?;
         }
         state.windower.next_round();
+        if let Some(spill) = &mut self.spill {
+            spill.retain(&state.windower.spilled());
+        }
         Ok(Ok(()))
     }
 
     fn give_one(&mut self, state: &mut State, due: &Due) -> Step {
         let mut has_rows = Vec::with_capacity(due.groups.len());
-        let mut chunks = due.groups.chunks(PLUGIN_GROUPS_PER_CALL_MAX);
+        // what is read from disk is a small part of the keys, and in the plugin for one call only
+        let at_once = if due.loads.is_empty() { PLUGIN_GROUPS_PER_CALL_MAX } else { usize::MAX };
+        let mut chunks = due.groups.chunks(at_once);
         let mut first = true;
         loop {
             let chunk = chunks.next();
@@ -73,6 +86,9 @@ impl AggregateTask {
             if let Err(hangup) = self.send(state, due, &rows, output)? {
                 return Ok(Err(hangup));
             }
+        }
+        for load in &due.loads {
+            state.windower.slots().release(load.slots.iter().copied());
         }
         let emptied = state.windower.settle(due, &has_rows);
         for slots in emptied.chunks(PLUGIN_GROUPS_PER_CALL_MAX) {
@@ -105,7 +121,14 @@ impl AggregateTask {
             let assembly = Assembly::of(due, &live, slots).map_err(|e| RunError::External(e.to_string()))?;
             self.plugin.grow(slots.total());
             let windows: Vec<WindowUs> = live.iter().map(|group| micros(group.window)).collect();
-            let output = self.plugin.evaluate_assembled(&assembly, &windows, due.is_final)?;
+            let loads: Vec<(Vec<ArrayRef>, Vec<u32>)> = match &mut self.spill {
+                None => Vec::new(),
+                Some(spill) => {
+                    let mut columns = |load: &Load| spill.take_loaded((load.pane_start_ms, load.part));
+                    due.loads.iter().map(|load| (columns(load), load.slots.clone())).collect()
+                }
+            };
+            let output = self.plugin.evaluate_assembled(&assembly, &loads, &windows, due.is_final)?;
             picks = self.owners(&output, &assembly.slots)?;
             state.windower.slots().release(assembly.borrowed);
             columns = output.columns;

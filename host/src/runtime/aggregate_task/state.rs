@@ -50,6 +50,8 @@ pub struct Export {
 
 pub struct ExportedWindow {
     pub holds: Holds,
+    /// see [`BucketId`]
+    pub part: u32,
     pub window: Window,
     pub groups: u64,
     pub batches: Vec<RecordBatch>,
@@ -69,14 +71,15 @@ impl AggregateTask {
         }
         let mut windows = self.export_changed(state)?;
         let (_, others) = state.windower.take_changed();
-        let mut unchanged: Vec<BucketId> = others.into_iter().map(|start| (Holds::State, start)).collect();
+        let mut unchanged: Vec<BucketId> = others.into_iter().map(BucketId::state).collect();
         if self.policy.keeps_ledger() {
             let (changed, others) = state.windower.take_ledgers();
-            unchanged.extend(others.into_iter().map(|start| (Holds::Ledger, start)));
+            unchanged.extend(others.into_iter().map(BucketId::ledger));
             for (start_ms, lines) in changed {
                 windows.push(self.ledger(start_ms, &lines)?);
             }
         }
+        windows.extend(self.export_spilled(state, &mut unchanged)?);
         self.plugin.give_memory_back()?;
         self.report(state, true)?;
         let export = Export {
@@ -123,7 +126,44 @@ impl AggregateTask {
             columns.extend(chunk.columns);
             batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
         }
-        Ok(ExportedWindow { holds: Holds::State, window: bucket.window, groups: bucket.slots.len() as u64, batches })
+        Ok(ExportedWindow {
+            holds: Holds::State,
+            part: 0,
+            window: bucket.window,
+            groups: bucket.slots.len() as u64,
+            batches,
+        })
+    }
+
+    /// What was moved to disk since the last checkpoint; what was before stays as it is.
+    fn export_spilled(
+        &mut self,
+        state: &State,
+        unchanged: &mut Vec<BucketId>,
+    ) -> Result<Vec<ExportedWindow>, RunError> {
+        let Some(spill) = &mut self.spill else { return Ok(Vec::new()) };
+        let new = spill.take_new();
+        let known = state.windower.spilled().into_iter().filter(|id| !new.contains(id));
+        unchanged.extend(known.map(|(start_ms, part)| BucketId { part, ..BucketId::state(start_ms) }));
+        let schema = self.schema(&self.plugin.signature().state);
+        let Some(spill) = &self.spill else { return Ok(Vec::new()) };
+        let mut windows = Vec::with_capacity(new.len());
+        for (start_ms, part) in new {
+            let window = Window { start_ms, ..state.windower.bucket_window(start_ms) };
+            let mut batches = Vec::new();
+            let mut groups = 0;
+            for (keys, columns) in spill.read((start_ms, part))? {
+                let keys = keys.iter().map(Vec::as_slice);
+                let mut all = key::decode(&self.key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
+                let rows = all.first().map_or(0, |column| column.len());
+                groups += rows as u64;
+                all.extend(self.edges(rows, |_| window));
+                all.extend(columns);
+                batches.push(RecordBatch::try_new(Arc::clone(&schema), all)?);
+            }
+            windows.push(ExportedWindow { holds: Holds::State, part, window, groups, batches });
+        }
+        Ok(windows)
     }
 
     fn ledger(&self, start_ms: i64, lines: &[Entry]) -> Result<ExportedWindow, RunError> {
@@ -139,7 +179,7 @@ impl AggregateTask {
         columns.push(Arc::new(last.with_data_type(DataType::Timestamptz.to_arrow())));
         let batch = RecordBatch::try_new(self.schema(&ledger_columns()), columns)?;
         let window = Window { start_ms, end_ms: start_ms };
-        Ok(ExportedWindow { holds: Holds::Ledger, window, groups: lines.len() as u64, batches: vec![batch] })
+        Ok(ExportedWindow { holds: Holds::Ledger, part: 0, window, groups: lines.len() as u64, batches: vec![batch] })
     }
 
     /// `window_start` and `window_end`; of the global window they are null.
@@ -180,6 +220,7 @@ impl AggregateTask {
                             .map_err(|e| RunError::External(e.to_string()))?;
                         let total = state.windower.slots().total();
                         self.plugin.restore(bucket.start_ms, rest.to_vec(), slots, total)?;
+                        self.spill_if_full(state)?;
                     }
                     // of an operator whose results cannot change any more
                     Holds::Ledger if !self.policy.keeps_ledger() => {}
@@ -192,6 +233,8 @@ impl AggregateTask {
             }
             match bucket.holds {
                 _ if !bucket.clean => {}
+                // with a disk, parts of it may have gone there
+                Holds::State if self.spill.is_some() => {}
                 Holds::State => state.windower.mark_unchanged(bucket.start_ms),
                 Holds::Ledger => state.windower.mark_ledger_unchanged(bucket.start_ms),
             }

@@ -7,7 +7,7 @@ use millrace_core::checkpoint::{Checkpoint, PositionRange};
 use serde_json::Value;
 
 use super::pipeline::LEDGER;
-use super::script::{Event, GOOD, Meaning, Script};
+use super::script::{Event, GOOD, Kind, Meaning, Script};
 use super::world::{Table, World, lock};
 use crate::spec::parse_instant_ms;
 
@@ -116,38 +116,105 @@ fn covered(place: Place, checkpoint: u64, ranges: &[PositionRange]) -> Checked {
     Err(format!("{place:?} came with the commit of checkpoint {checkpoint}, which says {range:?}"))
 }
 
-/// Each window once per key, of its own events; returns those.
-fn results(script: &Script, table: &Table) -> Result<Vec<Place>, String> {
-    let events: BTreeMap<i64, (Place, &Event)> = script.events().map(|(p, o, e)| (e.id, ((p, o), e))).collect();
-    let mut windows = BTreeSet::new();
-    let mut places = Vec::new();
+/// The last version of each result, if each version is there once.
+fn last_versions(table: &Table) -> Result<BTreeMap<(String, i64, i64), Value>, String> {
+    let mut versions: BTreeMap<(String, i64, i64), BTreeMap<i64, Value>> = BTreeMap::new();
     for row in table.commits.iter().flat_map(|c| &c.rows) {
         let key = row["key"].as_str().ok_or_else(|| format!("no key in {row}"))?;
-        let start_ms = instant(row, "window_start")?;
-        same("window_end", row, instant(row, "window_end")?, start_ms + script.window_ms)?;
-        if !windows.insert((key, start_ms)) {
-            return Err(format!("a second result for key and window: {row}"));
+        let group = (key.to_owned(), instant(row, "window_start")?, instant(row, "window_end")?);
+        if versions.entry(group).or_default().insert(long(row, "revision")?, row.clone()).is_some() {
+            return Err(format!("this revision is there twice: {row}"));
         }
-        let ids = row["ids"].as_str().unwrap_or_default().split_whitespace();
-        let mut users = BTreeSet::new();
-        let before = places.len();
-        for id in ids {
-            let id: i64 = id.parse().map_err(|e| format!("{e} in {row}"))?;
-            let (place, event) = events.get(&id).ok_or_else(|| format!("{id} is no event: {row}"))?;
-            same("key", row, key, event.key.as_str())?;
-            same("the window of one event", row, start_ms, window_start_ms(script, event.time_ms))?;
-            same("kind", row, event.kind, GOOD)?;
-            users.insert(event.user);
-            places.push(*place);
-        }
-        same("events", row, usize::try_from(long(row, "events")?).ok(), Some(places.len() - before))?;
-        same("users", row, usize::try_from(long(row, "users")?).ok(), Some(users.len()))?;
     }
-    Ok(places)
+    let mut last = BTreeMap::new();
+    for (group, versions) in versions {
+        let mut present = false;
+        for (expected, (revision, row)) in (1..).zip(&versions) {
+            let kind = row["change"].as_str().unwrap_or_default();
+            if *revision != expected || (kind == "insert") == present {
+                return Err(format!("revision {expected} should be here, present: {present}: {row}"));
+            }
+            present = kind != "delete";
+        }
+        last.extend(versions.into_values().last().filter(|_| present).map(|row| (group, row)));
+    }
+    Ok(last)
 }
 
-fn window_start_ms(script: &Script, time_ms: i64) -> i64 {
-    (time_ms - script.window_offset_ms).div_euclid(script.window_ms) * script.window_ms + script.window_offset_ms
+/// The last version of each window of each key is of its own events; returns those.
+fn results(script: &Script, table: &Table) -> Result<Vec<Place>, String> {
+    let events: BTreeMap<i64, (Place, &Event)> = script.events().map(|(p, o, e)| (e.id, ((p, o), e))).collect();
+    let mut windows_of: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+    let last = last_versions(table)?;
+    for ((key, start_ms, end_ms), row) in &last {
+        let ids = row["ids"].as_str().unwrap_or_default().split_whitespace();
+        let ids: Vec<i64> = ids.map(str::parse).collect::<Result<_, _>>().map_err(|e| format!("{e} in {row}"))?;
+        let mut users = BTreeSet::new();
+        for id in &ids {
+            let (_, event) = events.get(id).ok_or_else(|| format!("{id} is no event: {row}"))?;
+            same("key", row, key.as_str(), event.key.as_str())?;
+            same("kind", row, event.kind, GOOD)?;
+            users.insert(event.user);
+            let in_it = match script.kind {
+                Kind::Session => *start_ms <= event.time_ms && event.time_ms + script.window_ms <= *end_ms,
+                _ => windows(script, event.time_ms).contains(start_ms) && *end_ms == start_ms + script.window_ms,
+            };
+            same("that the window is one of the event's", row, in_it, true)?;
+            if !windows_of.entry(*id).or_default().insert(*start_ms) {
+                return Err(format!("event {id} is there twice: {row}"));
+            }
+        }
+        same("events", row, usize::try_from(long(row, "events")?).ok(), Some(ids.len()))?;
+        same("users", row, usize::try_from(long(row, "users")?).ok(), Some(users.len()))?;
+    }
+    for (id, found) in &windows_of {
+        let (_, event) = events[id];
+        // windows that expired before it came lack it: the older ones
+        let all = windows(script, event.time_ms);
+        let newest: BTreeSet<i64> = all.iter().rev().take(found.len()).copied().collect();
+        let right = match script.kind {
+            Kind::Session => found.len() == 1,
+            _ => *found == newest && (!script.punctual || found.len() == all.len()),
+        };
+        if !right {
+            return Err(format!("event {id} at {} is in the windows {found:?} of {all:?}", event.time_ms));
+        }
+    }
+    if script.punctual && script.kind == Kind::Session {
+        let found: BTreeSet<(String, i64, i64)> = last.into_keys().collect();
+        same("the sessions", &Value::Null, found, islands(script))?;
+    }
+    Ok(windows_of.keys().map(|id| events[id].0).collect())
+}
+
+/// Gaps and islands over the sorted times; of nothing but refused events there is no row.
+fn islands(script: &Script) -> BTreeSet<(String, i64, i64)> {
+    let mut by_key: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
+    for (_, _, event) in script.events() {
+        by_key.entry(&event.key).or_default().push(event);
+    }
+    let mut found = BTreeSet::new();
+    for (key, mut events) in by_key {
+        events.sort_by_key(|event| event.time_ms);
+        for island in events.chunk_by(|a, b| b.time_ms - a.time_ms < script.window_ms) {
+            let (first, last) = (island[0].time_ms, island[island.len() - 1].time_ms);
+            if island.iter().any(|event| event.kind == GOOD) {
+                found.insert((key.to_owned(), first, last + script.window_ms));
+            }
+        }
+    }
+    found
+}
+
+/// Starts of the windows of an event, ascending; of sessions, of the one that it would be by itself.
+fn windows(script: &Script, time_ms: i64) -> Vec<i64> {
+    let slide_ms = match script.kind {
+        Kind::Tumbling => script.window_ms,
+        Kind::Sliding { slide_ms } => slide_ms,
+        Kind::Session => return vec![time_ms],
+    };
+    let begins = |start: &i64| (start - script.window_offset_ms).rem_euclid(slide_ms) == 0;
+    (time_ms - script.window_ms + 1..=time_ms).filter(begins).collect()
 }
 
 /// Dead letters of the source, and rows that the plugin refused.
@@ -168,7 +235,7 @@ fn late(script: &Script, table: &Table) -> Result<Vec<Place>, String> {
     rows.map(|row| {
         let place = place(row)?;
         let event = events.get(&place).ok_or_else(|| format!("late, and no event: {row}"))?;
-        let last_ms = window_start_ms(script, event.time_ms) + script.window_ms - 1;
+        let last_ms = windows(script, event.time_ms).last().map_or(0, |start_ms| start_ms + script.window_ms - 1);
         if last_ms > newest_ms - bound_ms - 1 {
             return Err(format!("no watermark can have passed the window of {row}"));
         }

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use super::fragile::FragileFactory;
 use super::process::Process;
 use super::random::Random;
-use super::script::{CLOCK_JUMPS_MS, MAX_FUTURE_MS};
+use super::script::{CLOCK_JUMPS_MS, Kind, MAX_FUTURE_MS, Script};
 use super::source::Broker;
 use super::store::Location;
 use super::table::{Committer, Writer};
@@ -38,6 +38,7 @@ use crate::runtime::nodes::{Log, Reader, Uploader};
 use crate::runtime::run::{AggregationNode, Parts, SinkNode, SourceNode};
 use crate::runtime::stats::RunStats;
 use crate::runtime::transforms::TransformNode;
+use crate::sink::revised::Revised;
 use crate::spec::model;
 
 const PIPELINE: &str = "simulation";
@@ -125,11 +126,11 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
     let transforms = if world.script.seed % 2 == 1 { vec![unique(process, &source.spec.output)] } else { Vec::new() };
     let input = transforms.first().map_or(SOURCE, |t| &*t.name);
     let aggregation = aggregation(process, input, &source.spec.output);
-    let sinks = sinks(process);
+    let sinks = sinks(process, &aggregation.output);
     let names = sinks.iter().map(|s| &s.name).chain([&source.name, &aggregation.name]).cloned();
     Ok(Parts {
         stats: Arc::new(RunStats::new(names)),
-        pipeline: pipeline(process),
+        pipeline: pipeline(process, &sinks),
         sources: vec![source],
         transforms,
         aggregations: vec![aggregation],
@@ -229,9 +230,12 @@ fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> Aggregatio
         spec: model::AggregationSpec {
             inputs: vec![from.into()],
             key: vec!["key".into()],
-            window: model::WindowSpec::Tumbling { size_ms: script.window_ms, offset_ms: script.window_offset_ms },
+            window: window(script),
             allowed_lateness_ms: script.lateness_ms,
-            emit: model::EmitSpec::OnClose,
+            emit: match script.early {
+                true => model::EmitSpec::Every { every_ms: 5 },
+                false => model::EmitSpec::OnClose,
+            },
             state_ttl_ms: None,
             plugin: LEDGER.into(),
             aggregates: Vec::new(),
@@ -246,7 +250,16 @@ fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> Aggregatio
     }
 }
 
-fn sinks(process: &Arc<Process>) -> Vec<SinkNode> {
+fn window(script: &Script) -> model::WindowSpec {
+    let (size_ms, offset_ms) = (script.window_ms, script.window_offset_ms);
+    match script.kind {
+        Kind::Tumbling => model::WindowSpec::Tumbling { size_ms, offset_ms },
+        Kind::Sliding { slide_ms } => model::WindowSpec::Sliding { size_ms, slide_ms, offset_ms },
+        Kind::Session => model::WindowSpec::Session { gap_ms: size_ms },
+    }
+}
+
+fn sinks(process: &Arc<Process>, results: &Schema) -> Vec<SinkNode> {
     let life = &process.life;
     let by_time: PartitionHash =
         Arc::new(|batch: &Batch| Ok(Some(batch.event_time_ms.iter().map(|ms| ms.unsigned_abs()).collect())));
@@ -262,8 +275,20 @@ fn sinks(process: &Arc<Process>) -> Vec<SinkNode> {
             every: life.commit_every,
         }
     };
+    // each version of each result, under its revision
+    let (writers, results) = (Arc::clone(process), results.clone());
+    let kept = ["key", "window_start", "window_end"].map(str::to_owned);
+    let changelog = SinkNode {
+        // versions of a row must not overtake each other
+        tasks: 1,
+        writer: Box::new(move |_| {
+            let rows = Box::new(Writer { process: Arc::clone(&writers), rows: Vec::new() });
+            Ok(Box::new(Revised::new(rows, &results, &kept)))
+        }),
+        ..sink("results", &[LEDGER], None)
+    };
     let mut sinks = vec![
-        sink("results", &[LEDGER], None),
+        changelog,
         sink("raw", &[SOURCE], Some(by_time)),
         sink("errors", &["events.errors", "ledger.errors"], None),
     ];
@@ -273,8 +298,15 @@ fn sinks(process: &Arc<Process>) -> Vec<SinkNode> {
     sinks
 }
 
-fn pipeline(process: &Process) -> model::Pipeline {
+fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
     let life = &process.life;
+    let backend = match life.memory_limit_bytes {
+        0..1_000_000 => model::Backend::Disk { path: process.disk.path().to_owned() },
+        _ => model::Backend::Memory,
+    };
+    let named = |sink: &SinkNode| {
+        (sink.name.to_string(), model::SinkSpec { inputs: sink.inputs.clone(), kind: model::SinkKind::Console })
+    };
     model::Pipeline {
         name: PIPELINE.into(),
         file: Default::default(),
@@ -288,7 +320,7 @@ fn pipeline(process: &Process) -> model::Pipeline {
             min_pause_ms: 0,
             tolerated_failures: 0,
         },
-        state: model::StateSpec { memory_limit_bytes: life.memory_limit_bytes, backend: model::Backend::Memory },
+        state: model::StateSpec { memory_limit_bytes: life.memory_limit_bytes, backend },
         errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX, captures: None },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),
@@ -296,6 +328,6 @@ fn pipeline(process: &Process) -> model::Pipeline {
         sources: Vec::new(),
         transforms: Vec::new(),
         aggregations: Vec::new(),
-        sinks: Vec::new(),
+        sinks: sinks.iter().map(named).collect(),
     }
 }

@@ -52,6 +52,8 @@ pub struct Process {
     wakers: Mutex<Vec<Weak<Waker>>>,
     hang: Option<Hang>,
     releases: Mutex<Option<Release>>,
+    /// where its state goes that does not fit into memory
+    pub disk: tempfile::TempDir,
 }
 
 impl Process {
@@ -72,6 +74,7 @@ impl Process {
             wakers: Mutex::default(),
             hang,
             releases: Mutex::new(releases),
+            disk: tempfile::tempdir().expect("a folder for temporary files"),
         }
     }
 

@@ -120,6 +120,13 @@ pub struct Partition {
     pub appears_while_running: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tumbling,
+    Sliding { slide_ms: i64 },
+    Session,
+}
+
 /// Everything about a world that does not change.
 #[derive(Clone, Debug)]
 pub struct Script {
@@ -128,9 +135,13 @@ pub struct Script {
     pub punctual: bool,
     pub partitions: Vec<Partition>,
     pub now_ms: i64,
+    pub kind: Kind,
+    /// or the gap of sessions
     pub window_ms: i64,
     pub window_offset_ms: i64,
     pub lateness_ms: u64,
+    /// early results
+    pub early: bool,
     pub out_of_orderness_ms: u64,
     pub max_drift_ms: Option<u64>,
     pub idle_timeout_ms: Option<u64>,
@@ -191,13 +202,19 @@ impl Script {
             first.appears_in_life = 0;
         }
         let bound_ms = disorder_ms.unsigned_abs();
+        let window_ms = random.pick(&[100, 700, 5_000]);
+        let mut windows = Random::new(seed, 7);
+        let slide_ms = window_ms / windows.within(2..=6) + windows.within(0..=7);
         Self {
             seed,
             punctual,
             partitions,
             now_ms: newest_ms,
-            window_ms: random.pick(&[100, 700, 5_000]),
-            window_offset_ms: random.within(0..=99),
+            kind: windows.pick(&[Kind::Tumbling, Kind::Sliding { slide_ms }, Kind::Session]),
+            early: windows.percent(40),
+            window_ms,
+            // smaller than what windows repeat by
+            window_offset_ms: random.within(0..=99) % slide_ms,
             lateness_ms: random.pick(&[0, 0, 150]),
             out_of_orderness_ms: bound_ms,
             max_drift_ms: random.percent(15).then(|| bound_ms + 2_000),
@@ -248,7 +265,7 @@ impl Script {
             slow_percent: random.pick(&[0, 0, 10, 60]),
             plugin_falls_percent: if settled { 0 } else { random.pick(&[0, 0, 1, 4]) },
             plugin_leaks: random.percent(20),
-            // inputs are kept for the next instance, or hardly any
+            // all groups stay in memory; inputs are kept for the next instance, or hardly any, and groups go to disk
             memory_limit_bytes: random.pick(&[1 << 30, 1 << 30, 40_000, 0]),
             turn: struck.then(|| {
                 use Place::{Commit, Delete, Fetch, Join, LogPut, Prepare, StatePut, StoreRead, TableClaim, Write};
@@ -284,11 +301,15 @@ impl Script {
     pub fn summary(&self) -> String {
         let keys: BTreeSet<&str> = self.events().map(|(_, _, e)| e.key.as_str()).collect();
         format!(
-            "{} messages in {} partitions, {} keys, windows of {} ms, disorder {} ms, punctual: {}",
+            "{} messages in {} partitions, {} keys, {:?} windows of {} ms, lateness {} ms, early results: {}, disorder {} ms, \
+             punctual: {}",
             self.messages().count(),
             self.partitions.len(),
             keys.len(),
+            self.kind,
             self.window_ms,
+            self.lateness_ms,
+            self.early,
             self.out_of_orderness_ms,
             self.punctual
         )

@@ -191,6 +191,7 @@ impl Setting {
         let wall = Arc::clone(&clock) as Arc<dyn Clock>;
         let started = Instant::now();
         let task = SourceTask {
+            memory: Arc::default(),
             id: TaskId { node: "events".into(), task: 0 },
             connector: Arc::clone(&broker) as Arc<dyn Connector>,
             decoder: Box::new(JsonDecoder::new(&source, &event_time).unwrap()),
