@@ -374,6 +374,7 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
         }
         let part = StatePart {
             operator: export.task.node.to_string(),
+            holds: window.holds,
             first_key_group: export.key_groups.0,
             last_key_group: export.key_groups.1.saturating_sub(1),
             window_start_ms: window.window.start_ms,
@@ -387,6 +388,7 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
     }
     let part = Part::Operator(OperatorPart {
         watermark_ms: export.watermark_ms,
+        reached: export.reached,
         unchanged: export.unchanged,
         written,
         late_dropped: export.late_dropped,
