@@ -119,6 +119,13 @@ impl Pipeline {
     fn toml(&self) -> Result<String> {
         let Self { name, parallelism, checkpoint_interval, commit_interval, window, source, on_error, .. } = self;
         let Self { checkpoint, time, out_of_orderness, idle_timeout, max_drift, .. } = self;
+        let event_time = match time.as_str() {
+            "event" => format!(
+                "event_time = \"timestamp\"\nwatermark = {{ out_of_orderness = \"{out_of_orderness}\", \
+                 idle_timeout = \"{idle_timeout}\", max_drift = \"{max_drift}\" }}\n"
+            ),
+            _ => String::new(),
+        };
         let catalog = &self.catalog.toml;
         let mut toml = format!(
             r#"[pipeline]
@@ -133,9 +140,7 @@ interval = "{checkpoint_interval}"
 {catalog}
 [sources.events]
 {source}format = "json"
-event_time = "timestamp"
-watermark = {{ out_of_orderness = "{out_of_orderness}", idle_timeout = "{idle_timeout}", max_drift = "{max_drift}" }}
-metadata = {{ partition = "kafka_partition", offset = "kafka_offset" }}
+{event_time}metadata = {{ partition = "kafka_partition", offset = "kafka_offset" }}
 on_error = "{on_error}"
 schema = "ad_event"
 
