@@ -1,13 +1,17 @@
 /* A wall clock that a test can set while the process runs (LD_PRELOAD): the machine's, and the seconds that the file
- * CLOCK_OFFSET_FILE holds. The steady clock is left as it is. */
+ * CLOCK_OFFSET_FILE holds. The steady clock is left as it is, and the kernel knows of nothing: who waits until an instant of
+ * this clock waits for the time that is left until then. */
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -50,4 +54,17 @@ time_t time(time_t *into)
     if (into)
         *into = now.tv_sec;
     return now.tv_sec;
+}
+
+/* librdkafka waits with C11's threads, which are glibc's POSIX ones by another name. */
+int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct timespec *restrict until)
+{
+    struct timespec now, steady;
+    if (clock_gettime(CLOCK_REALTIME, &now) || clock_gettime(CLOCK_MONOTONIC, &steady))
+        return thrd_error;
+    int64_t left_ns = (until->tv_sec - now.tv_sec) * 1000000000LL + until->tv_nsec - now.tv_nsec;
+    int64_t at_ns = steady.tv_sec * 1000000000LL + steady.tv_nsec + (left_ns > 0 ? left_ns : 0);
+    struct timespec at = {at_ns / 1000000000LL, at_ns % 1000000000LL};
+    int failed = pthread_cond_clockwait((pthread_cond_t *)condition, (pthread_mutex_t *)mutex, CLOCK_MONOTONIC, &at);
+    return failed == 0 ? thrd_success : failed == ETIMEDOUT ? thrd_timedout : thrd_error;
 }
