@@ -5,6 +5,7 @@
     state     the last checkpoint's state files, read by DuckDB, with what the campaign table has already
     complete  a raw events table against itself: so many events, no hole in the offsets, nothing twice
     query     a table against a query over the raw events table
+    rows      a table, as PyIceberg and as DuckDB read it, against a query over the dumped topic
     seen      the last checkpoint's files of a deduplication, read by DuckDB, against a query over the raw events table
     snapshot  prints a table's current snapshot id
 
@@ -190,6 +191,36 @@ def query(db, args):
     return wrong
 
 
+def rows(db, args):
+    """Everything is compared exactly. `--rounded` columns are sums of doubles with four decimals: as whole numbers of those."""
+    expected.load_events(db, args.events)
+    db.execute(f"CREATE TABLE expected AS {args.query}")
+    db.register("by_pyiceberg", tables.arrow_or_reader(db, args, args.table))
+    tables.create_by_duckdb(db, args, args.table, "by_duckdb")
+    names = [row[0] for row in db.sql("DESCRIBE expected").fetchall()]
+    compared = ", ".join(
+        f'round("{name}" * 10000)::BIGINT AS "{name}"' if name in args.rounded.split(",") else f'"{name}"' for name in names
+    )
+    wrong = 0
+    for reader in ("by_pyiceberg", "by_duckdb"):
+        db.execute(f"CREATE OR REPLACE TEMP VIEW t AS FROM {reader}")
+        db.execute(f"CREATE OR REPLACE TABLE actual AS {args.actual}")
+        described = {row[0]: row[1] for row in db.sql("DESCRIBE actual").fetchall()}
+        if sorted(described) != sorted(names):
+            sys.exit(f"{args.table} has other columns: {sorted(described)}, should have {sorted(names)}")
+        times = ", ".join(f'epoch_ms("{name}") AS "{name}"' for name, kind in described.items() if "TIMESTAMP" in kind)
+        replaced = f" REPLACE ({times})" if times else ""
+        db.execute(f"CREATE OR REPLACE TABLE read AS SELECT {compared} FROM (SELECT *{replaced} FROM actual)")
+        ours, theirs = "FROM read", f"SELECT {compared} FROM expected"
+        wrong += differ(db, f"rows missing ({reader})", f"{theirs} EXCEPT ALL {ours} ORDER BY ALL")
+        wrong += differ(db, f"rows too many ({reader})", f"{ours} EXCEPT ALL {theirs} ORDER BY ALL")
+    count = db.sql("SELECT count(*) FROM expected").fetchall()[0][0]
+    if count == 0:
+        sys.exit("no rows are expected: nothing was compared")
+    print(f"{args.table}: {count} rows, {'equal' if not wrong else 'NOT equal'}")
+    return wrong
+
+
 def seen(db, args):
     with open(max(glob.glob(f"{args.state}/log/*.json"))) as record:
         operator = json.load(record)["record"]["entry"]["operators"][args.operator]
@@ -221,7 +252,7 @@ def main():
     parser.add_argument("--catalog", required=True)
     parser.add_argument("--catalog-properties", type=json.loads, required=True)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("metrics", "counts", "events", "state", "complete", "query", "seen", "snapshot"):
+    for name in ("metrics", "counts", "events", "state", "complete", "query", "rows", "seen", "snapshot"):
         commands.add_parser(name).add_argument("--table", required=True)
     source = commands.choices["metrics"].add_mutually_exclusive_group(required=True)
     source.add_argument("--events")
@@ -239,13 +270,17 @@ def main():
     commands.choices["query"].add_argument("--events-table", required=True)
     commands.choices["query"].add_argument("--query", required=True)
     commands.choices["query"].add_argument("--exclude", help="columns that are not compared")
+    commands.choices["rows"].add_argument("--events", required=True)
+    commands.choices["rows"].add_argument("--query", required=True)
+    commands.choices["rows"].add_argument("--actual", default="FROM t", help="a query over the table, which is `t`")
+    commands.choices["rows"].add_argument("--rounded", default="", help="columns of sums of doubles")
     commands.choices["seen"].add_argument("--state", required=True)
     commands.choices["seen"].add_argument("--operator", required=True)
     commands.choices["seen"].add_argument("--within-ms", type=int, required=True)
     commands.choices["seen"].add_argument("--query", required=True)
     args = parser.parse_args()
     commands = {
-        "metrics": metrics, "counts": counts, "events": events, "state": state, "complete": complete, "query": query, "seen": seen, "snapshot": snapshot,
+        "metrics": metrics, "counts": counts, "events": events, "state": state, "complete": complete, "query": query, "rows": rows, "seen": seen, "snapshot": snapshot,
     }  # fmt: skip
     command = commands[args.command]
     with duckdb.connect() as db:

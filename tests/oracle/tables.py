@@ -1,5 +1,7 @@
-"""Opens Millrace's tables with PyIceberg."""
+"""Opens Millrace's tables, with PyIceberg and with DuckDB's own Iceberg reader."""
 
+import importlib.util
+import pathlib
 import sys
 
 from pyiceberg.catalog import load_catalog
@@ -26,3 +28,12 @@ def arrow_or_reader(db, args, name):
         return scan.to_arrow()
     files = [task.file.file_path.removeprefix("file://") for task in tasks]
     return db.read_parquet(files, union_by_name=True, hive_partitioning=False).to_arrow_table()
+
+
+def create_by_duckdb(db, args, name, into):
+    """The same rows as DuckDB's Iceberg extension reads them, from the table's metadata file alone."""
+    # The extensions come from PyPI with the rest; avro, which iceberg needs, first.
+    for extension in ("avro", "iceberg"):
+        package = pathlib.Path(importlib.util.find_spec(f"duckdb_extension_{extension}").origin).parent
+        db.execute(f"LOAD '{next(package.glob(f'extensions/*/{extension}.duckdb_extension'))}'")
+    db.execute(f"CREATE TABLE {into} AS FROM iceberg_scan($1)", [open_table(args, name).metadata_location])

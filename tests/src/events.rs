@@ -50,6 +50,8 @@ pub struct Shape {
     pub step_us: i64,
     /// events are dated back by up to this much
     pub disorder_ms: u64,
+    /// by partition, how far its events are ahead of the others'; those that are not named are not
+    pub ahead_ms: Vec<i64>,
 }
 
 impl Default for Shape {
@@ -63,6 +65,7 @@ impl Default for Shape {
             start_ms: 1_763_000_000_000,
             step_us: 20_000,
             disorder_ms: 4_000,
+            ahead_ms: Vec::new(),
         }
     }
 }
@@ -96,7 +99,9 @@ impl Events {
             _ => "conversion",
         };
         let late_ms = random.below(self.shape.disorder_ms + 1) as i64;
-        let time_ms = self.shape.start_ms + i * self.shape.step_us / 1000 - late_ms;
+        let partition = (i % i64::from(self.shape.partitions)) as i32;
+        let ahead_ms = self.shape.ahead_ms.get(partition as usize).copied().unwrap_or_default();
+        let time_ms = self.shape.start_ms + i * self.shape.step_us / 1000 - late_ms + ahead_ms;
         let text = &mut self.text;
         text.clear();
         // writing into a String cannot fail
@@ -117,7 +122,7 @@ impl Events {
             let _ = write!(text, ",\"revenue\":{}.{:04}", random.below(50), random.below(10_000));
         }
         text.push('}');
-        ((i % i64::from(self.shape.partitions)) as i32, text.as_bytes())
+        (partition, text.as_bytes())
     }
 }
 

@@ -13,8 +13,11 @@
 //! | [`events`] | seeded ad events, and every kind of bad message |
 //! | [`pipeline`] | pipeline files |
 //! | [`millrace`] | the program under test |
+//! | [`api`] | what a running one answers |
+//! | [`windows`] | SQL that puts events into windows |
 //! | [`oracle`] | DuckDB and PyIceberg say what is right |
 
+pub mod api;
 pub mod events;
 pub mod jars;
 pub mod kafka;
@@ -26,3 +29,4 @@ pub mod process;
 pub mod rest_catalog;
 pub mod s3;
 pub mod topic;
+pub mod windows;

@@ -182,6 +182,35 @@ impl Millrace {
         })
     }
 
+    /// Waits for the first line with these words in it; returns it.
+    pub fn wait_for_line(&mut self, words: &str, timeout: Duration) -> Result<String> {
+        self.wait_for_words(words, timeout)?;
+        let lines = self.output.lock();
+        lines.iter().find(|line| line.contains(words)).cloned().context("the line is gone")
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.output.lock().join("\n")
+    }
+
+    /// Waits for its end; the most memory that it held, as the kernel counts it, in bytes. [`Self::wait`] says how it ended.
+    pub fn watch_peak_memory(&mut self, timeout: Duration) -> Result<u64> {
+        let status = format!("/proc/{}/status", self.child.id());
+        let mut peak_kib = 0;
+        let child = &mut self.child;
+        process::wait_for("millrace to end", timeout, || {
+            let said = std::fs::read_to_string(&status).unwrap_or_default();
+            // a process that has ended has none
+            let high = said.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = high.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            peak_kib = peak_kib.max(kib.unwrap_or_default());
+            Ok(child.try_wait()?.is_some())
+        })?;
+        ensure!(peak_kib > 0, "the kernel does not say how much memory it holds");
+        Ok(peak_kib << 10)
+    }
+
     /// Waits for something outside; an error if the process ends first.
     pub fn while_running(
         &mut self,

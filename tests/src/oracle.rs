@@ -134,6 +134,32 @@ pub fn query_matches(pipeline: &Pipeline, table: &str, exclude: &str, query: &st
     check(pipeline, &arguments).map(drop)
 }
 
+/// What a table should hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    pub table: &'a str,
+    /// over the dumped events, `events`, whose `timestamp` is in epoch milliseconds as are all times that come out
+    pub query: &'a str,
+    /// over the table, `t`
+    pub actual: &'a str,
+    /// columns, with commas between, that are sums of doubles with four decimals: their last bits may differ
+    pub rounded: &'a str,
+}
+
+impl<'a> Rows<'a> {
+    /// All of a table's rows.
+    pub fn of(table: &'a str, query: &'a str) -> Self {
+        Self { table, query, actual: "FROM t", rounded: "" }
+    }
+}
+
+/// A table holds exactly the rows that a query over the dumped topic gives, whether PyIceberg reads it or DuckDB.
+pub fn rows_match(pipeline: &Pipeline, dump: &Path, rows: Rows<'_>) -> Result<()> {
+    let Rows { table, query, actual, rounded } = rows;
+    let arguments = ["rows", "--table", table, "--events", utf8(dump)?, "--query", query, "--actual", actual];
+    check(pipeline, &[&arguments[..], &["--rounded", rounded]].concat()).map(drop)
+}
+
 /// DuckDB reads the last checkpoint's files of a deduplication: the keys that a query over the raw events table gives, as
 /// far as they are young enough.
 pub fn seen_matches(pipeline: &Pipeline, operator: &str, within_ms: i64, query: &str) -> Result<()> {

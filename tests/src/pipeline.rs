@@ -53,7 +53,11 @@ pub struct Pipeline {
     /// `[checkpoint]` but for the interval
     pub checkpoint: String,
     pub catalog: Catalog,
+    /// `event` or `processing`
+    pub time: String,
+    pub out_of_orderness: String,
     pub idle_timeout: String,
+    pub max_drift: String,
     /// the aggregation and its table
     pub metrics: bool,
     /// tables that take the raw events; the name of a sink is `raw_0`, `raw_1`, …
@@ -76,8 +80,11 @@ impl Pipeline {
             on_error: "fail".to_owned(),
             checkpoint: "location = \"./state\"\n".to_owned(),
             catalog: Catalog::local(&dir.join("warehouse")),
+            time: "event".to_owned(),
+            out_of_orderness: "5s".to_owned(),
             // nothing is ever late, so that the oracle needs no notion of it: no idleness within a test
             idle_timeout: "1h".to_owned(),
+            max_drift: "10m".to_owned(),
             metrics: true,
             raw_tables: vec![EVENTS.to_owned()],
             raw_partition_by: vec!["identity(platform)".to_owned(), "day(timestamp)".to_owned()],
@@ -111,12 +118,20 @@ impl Pipeline {
 
     fn toml(&self) -> Result<String> {
         let Self { name, parallelism, checkpoint_interval, commit_interval, window, source, on_error, .. } = self;
-        let (checkpoint, idle_timeout) = (&self.checkpoint, &self.idle_timeout);
+        let Self { checkpoint, time, out_of_orderness, idle_timeout, max_drift, .. } = self;
+        let event_time = match time.as_str() {
+            "event" => format!(
+                "event_time = \"timestamp\"\nwatermark = {{ out_of_orderness = \"{out_of_orderness}\", \
+                 idle_timeout = \"{idle_timeout}\", max_drift = \"{max_drift}\" }}\n"
+            ),
+            _ => String::new(),
+        };
         let catalog = &self.catalog.toml;
         let mut toml = format!(
             r#"[pipeline]
 name = "{name}"
 parallelism = {parallelism}
+time = "{time}"
 
 [checkpoint]
 interval = "{checkpoint_interval}"
@@ -125,9 +140,7 @@ interval = "{checkpoint_interval}"
 {catalog}
 [sources.events]
 {source}format = "json"
-event_time = "timestamp"
-watermark = {{ out_of_orderness = "5s", idle_timeout = "{idle_timeout}", max_drift = "10m" }}
-metadata = {{ partition = "kafka_partition", offset = "kafka_offset" }}
+{event_time}metadata = {{ partition = "kafka_partition", offset = "kafka_offset" }}
 on_error = "{on_error}"
 schema = "ad_event"
 
@@ -186,4 +199,33 @@ partition_by = {:?}
         toml.push_str(&self.more);
         Ok(toml)
     }
+}
+
+/// `[aggregations.NAME]` of the source; `lines` say the rest.
+pub fn aggregation(name: &str, key: &str, window: &str, lines: &str) -> String {
+    format!("\n[aggregations.{name}]\ninputs = [\"events\"]\nkey = {key}\nwindow = {{ {window} }}\n{lines}\n")
+}
+
+/// A table that keeps the last version of each row of an aggregation.
+pub fn upsert(input: &str, table: &str, key: &str) -> String {
+    format!("{}mode = \"upsert\"\nkey = {key}\n", iceberg(&format!("{input}_last"), input, table))
+}
+
+/// A table that keeps every version, each with its revision.
+pub fn history(input: &str, table: &str) -> String {
+    format!("{}revision = true\n", iceberg(&format!("{input}_history"), input, table))
+}
+
+/// A table of what an aggregation gives once.
+pub fn append(input: &str, table: &str) -> String {
+    iceberg(&format!("{}_once", input.replace('.', "_")), input, table)
+}
+
+fn iceberg(name: &str, input: &str, table: &str) -> String {
+    format!("\n[sinks.{name}]\ntype = \"iceberg\"\ninputs = [\"{input}\"]\ncatalog = \"{CATALOG}\"\ntable = \"{table}\"\n")
+}
+
+/// `[plugins.campaign-metrics]`, for pipelines without the usual aggregation.
+pub fn campaign_plugin() -> Result<String> {
+    Ok(format!("\n[plugins.campaign-metrics]\npath = \"{}\"\n", paths::plugin()?.display()))
 }

@@ -17,8 +17,8 @@ use super::model::{
 };
 use super::words;
 use crate::runtime::stats::UNKNOWN;
-use crate::runtime::status::{OperatorReport, PartitionReport, SourceStatus};
-use crate::spec::model::{Pipeline, TimeSpec, WatermarkSpec, WhenIdle};
+use crate::runtime::status::{OperatorReport, PartitionReport, SourceStatus, WindowReport};
+use crate::spec::model::{Pipeline, TimeSpec, WatermarkSpec, WhenIdle, WindowSpec};
 
 /// A partition that was read so recently is at work.
 const JUST_NOW_MS: i64 = 2_000;
@@ -236,7 +236,7 @@ impl<'a> Facts<'a> {
 
     fn operator(&self, name: &str, kind: NodeKind, tasks: &[(Vec<Arc<str>>, OperatorReport)]) -> OperatorExplanation {
         let watermark = lowest(tasks);
-        let windows = windows(tasks, watermark.time_ms);
+        let windows = windows(tasks, watermark.time_ms, self.has_own_windows(name));
         let mut held_by = self.held_by(name);
         if let Some(held) = &mut held_by
             && held.watermark_ms > watermark.time_ms
@@ -275,6 +275,12 @@ impl<'a> Facts<'a> {
             late_total: self.running.stats.node(name).late_total.load(Relaxed),
             late,
         }
+    }
+
+    /// Whether each task has windows of its own: sessions, and the one window of a key; others are the same in all tasks.
+    fn has_own_windows(&self, operator: &str) -> bool {
+        let spec = self.running.pipeline.aggregations.iter().find(|(name, _)| name == operator).map(|(_, spec)| spec);
+        spec.is_some_and(|spec| matches!(spec.window, WindowSpec::Session { .. } | WindowSpec::Global))
     }
 
     /// The first line.
@@ -410,13 +416,17 @@ fn inputs(tasks: &[(Vec<Arc<str>>, OperatorReport)]) -> Vec<InputExplanation> {
     explained.collect()
 }
 
-fn windows(tasks: &[(Vec<Arc<str>>, OperatorReport)], watermark_ms: Option<i64>) -> Windows {
+fn windows(tasks: &[(Vec<Arc<str>>, OperatorReport)], watermark_ms: Option<i64>, own: bool) -> Windows {
     let reports = || tasks.iter().map(|(_, r)| &r.windows);
+    // else each task has its own groups of the same windows
+    let over_tasks = |count: fn(&WindowReport) -> u64| {
+        let counts = reports().map(count);
+        if own { counts.sum() } else { counts.max().unwrap_or_default() }
+    };
     let oldest = reports().filter_map(|w| w.oldest_open).min_by_key(|(start, end)| (*end, *start));
     Windows {
-        // each task has its own groups of the same windows
-        open: reports().map(|w| w.open).max().unwrap_or_default(),
-        closed: reports().map(|w| w.closed).max().unwrap_or_default(),
+        open: over_tasks(|w| w.open),
+        closed: over_tasks(|w| w.closed),
         oldest_open: oldest.map(|(start_ms, end_ms)| OldestWindow {
             start_ms,
             end_ms,

@@ -15,15 +15,23 @@ use millrace_tests::topic::{self, Producer};
 mod bad_input;
 mod broker_restart;
 mod catalog;
+mod clock;
 mod disk_full;
+mod early;
 mod event_time;
 mod exactly_once;
+mod explain;
 mod golden;
+mod late;
+mod live;
+mod memory;
 mod oracle_1m;
 mod recreated;
 mod refusals;
 mod s3;
 mod unreachable;
+mod upserts;
+mod windows_1m;
 mod zombie;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -35,6 +43,7 @@ struct Bench {
     pipeline: Pipeline,
     brokers: String,
     topic: String,
+    partitions: i32,
     events: Events,
     producer: Producer,
     scratch: Scratch,
@@ -52,8 +61,8 @@ impl Bench {
         let pipeline = Pipeline::kafka(scratch.path(), brokers, &topic);
         pipeline.write()?;
         let producer = Producer::new(brokers, &topic)?;
-        let (brokers, events) = (brokers.to_owned(), Events::new(shape));
-        Ok(Self { pipeline, brokers, topic, events, producer, scratch })
+        let (brokers, partitions, events) = (brokers.to_owned(), shape.partitions, Events::new(shape));
+        Ok(Self { pipeline, brokers, topic, partitions, events, producer, scratch })
     }
 
     fn produce(&mut self, count: u64) -> Result<()> {

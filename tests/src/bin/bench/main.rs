@@ -9,7 +9,8 @@
 //!   events-by-day  … partitioned by campaign, platform and day
 //! ```
 //!
-//! and then plugins by themselves ([`plugins`]; `bench plugins` does only that, without a broker).
+//! then windows, numbers of keys and sinks beside each other ([`windows`]; `bench windows` does only that), and plugins by
+//! themselves ([`plugins`]; `bench plugins` does only that, without a broker).
 //!
 //! CPU time and peak RSS are the child's own (`wait4`). A start on an empty topic is measured too and subtracted for the
 //! steady-state column: compiling the plugin and opening the catalog are paid once, not per event.
@@ -27,9 +28,10 @@ use millrace_tests::topic;
 mod consume;
 mod native;
 mod plugins;
+mod windows;
 
 const EVENTS_DEFAULT: u64 = 5_000_000;
-const USAGE: &str = "usage: bench [plugins | [--events N] [--brokers HOST:PORT]]";
+const USAGE: &str = "usage: bench [plugins | [windows] [--events N] [--brokers HOST:PORT]]";
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
@@ -51,6 +53,10 @@ fn main() -> Result<()> {
     }
     let (mut events, mut brokers) = (EVENTS_DEFAULT, None);
     let mut rest = arguments.as_slice();
+    let only_windows = rest.first() == Some(&"windows");
+    if only_windows {
+        rest = &rest[1..];
+    }
     while let [flag, value, more @ ..] = rest {
         match *flag {
             "--events" => events = value.replace('_', "").parse().context("--events wants a number")?,
@@ -61,7 +67,11 @@ fn main() -> Result<()> {
     }
     ensure!(rest.is_empty(), "{USAGE}");
     let brokers = brokers.unwrap_or_else(|| Broker::shared().brokers());
+    if only_windows {
+        return windows::run(&brokers, events);
+    }
     bench(&brokers, events)?;
+    windows::run(&brokers, events)?;
     plugins::run()
 }
 
@@ -71,13 +81,7 @@ fn bench(brokers: &str, events: u64) -> Result<()> {
     let empty = topic::unique("bench-empty");
     topic::create(brokers, &full, 4)?;
     topic::create(brokers, &empty, 4)?;
-    eprintln!("producing {events} events");
-    let generate = Command::new(paths::millrace()?)
-        .args(["generate", "--kafka", brokers, "--topic", &full, "--count", &events.to_string()])
-        .args(["--partitions", "4", "--seed", "42", "--campaigns", "1000", "--users", "1000000"])
-        .stdin(Stdio::null())
-        .status()?;
-    ensure!(generate.success(), "millrace generate ended with {generate}");
+    generate(brokers, &full, events, &[])?;
 
     println!(
         "{:<14} {:>10} {:>9} {:>13} {:>9} {:>7}",
@@ -126,6 +130,18 @@ fn bench(brokers: &str, events: u64) -> Result<()> {
     Ok(())
 }
 
+fn generate(brokers: &str, topic: &str, events: u64, more: &[&str]) -> Result<()> {
+    eprintln!("producing {events} events");
+    let ended = Command::new(paths::millrace()?)
+        .args(["generate", "--kafka", brokers, "--topic", topic, "--count", &events.to_string()])
+        .args(["--partitions", "4", "--seed", "42", "--campaigns", "1000", "--users", "1000000"])
+        .args(more)
+        .stdin(Stdio::null())
+        .status()?;
+    ensure!(ended.success(), "millrace generate ended with {ended}");
+    Ok(())
+}
+
 fn shape_metrics(pipeline: &mut Pipeline) {
     pipeline.raw_tables.clear();
 }
@@ -142,7 +158,7 @@ fn shape_events_partitioned(pipeline: &mut Pipeline) {
 }
 
 /// The whole program, from an empty warehouse to the topic's end.
-fn run(folder: &Path, brokers: &str, topic: &str, native: bool, shape: fn(&mut Pipeline)) -> Result<Usage> {
+fn run(folder: &Path, brokers: &str, topic: &str, native: bool, shape: impl Fn(&mut Pipeline)) -> Result<Usage> {
     std::fs::create_dir_all(folder)?;
     let mut pipeline = Pipeline::kafka(folder, brokers, topic);
     pipeline.window = "5m".to_owned();

@@ -84,23 +84,26 @@ fn sigkill_while_rows_wait_for_their_commit() -> Result<()> {
     bench.tables_match()
 }
 
-#[test]
-fn sigkill_at_every_failpoint() -> Result<()> {
+/// Arms each failpoint, at its first hit and at a later one, and waits until it has killed the run.
+pub fn at_every_failpoint(file: &std::path::Path) -> Result<()> {
     let names = failpoints();
     ensure!(names.len() >= 6, "the failpoints were not found in the source: {names:?}");
+    for name in names {
+        for hit in if name == "claim.after" { &[1][..] } else { &[1, 4][..] } {
+            let armed = format!("{name}@{hit}");
+            let millrace = Millrace::run(file, &[], &[("MILLRACE_FAILPOINT", armed.as_str())])?;
+            let ended = millrace.wait(MINUTE).with_context(|| format!("failpoint {armed} was never hit"))?;
+            ensure!(ended.was_killed(), "{armed}: ended with {}:\n{}", ended.status, ended.output);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sigkill_at_every_failpoint() -> Result<()> {
     let mut bench = Bench::new("failpoints")?;
     bench.produce(20_000)?;
-    under_load(&mut bench, |file| {
-        for name in names {
-            for hit in if name == "claim.after" { &[1][..] } else { &[1, 4][..] } {
-                let armed = format!("{name}@{hit}");
-                let millrace = Millrace::run(file, &[], &[("MILLRACE_FAILPOINT", armed.as_str())])?;
-                let ended = millrace.wait(MINUTE).with_context(|| format!("failpoint {armed} was never hit"))?;
-                ensure!(ended.was_killed(), "{armed}: ended with {}:\n{}", ended.status, ended.output);
-            }
-        }
-        Ok(())
-    })?;
+    under_load(&mut bench, at_every_failpoint)?;
     Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
     bench.tables_match()
 }
