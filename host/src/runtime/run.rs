@@ -42,9 +42,7 @@ use crate::plugin::{Aggregator, AggregatorFactory};
 use crate::sink::{SinkCommitter, SinkWriter};
 use crate::source::{Connector, Waker};
 use crate::spec::columns;
-use crate::spec::model::{
-    AggregationSpec, Backend, IcebergSinkSpec, Pipeline, SinkKind, SinkMode, SourceSpec, Start, WindowSpec,
-};
+use crate::spec::model::{AggregationSpec, Backend, Pipeline, SourceSpec, Start, WindowSpec};
 
 /// A source, ready to be read.
 pub struct SourceNode {
@@ -133,11 +131,6 @@ fn refuse_unfinished(pipeline: &Pipeline) -> Result<(), RunError> {
             return unfinished(&format!("the window of `{name}`"));
         }
     }
-    for (name, sink) in &pipeline.sinks {
-        if let SinkKind::Iceberg(IcebergSinkSpec { mode: SinkMode::Upsert { .. }, .. }) = &sink.kind {
-            return unfinished(&format!("the upsert of `{name}`"));
-        }
-    }
     Ok(())
 }
 
@@ -180,13 +173,10 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 continue;
             }
             all_tasks.insert(id.clone());
-            let sink_task = SinkTask {
-                id: id.clone(),
-                inbox,
-                writer: (sink.writer)(task)?,
-                events: events.clone(),
-                stats: parts.stats.node(&sink.name),
-            };
+            let mut writer = (sink.writer)(task)?;
+            writer.restore(checkpoint.sinks.get(&*sink.name).unwrap_or(&SinkState::default()))?;
+            let sink_task =
+                SinkTask { id: id.clone(), inbox, writer, events: events.clone(), stats: parts.stats.node(&sink.name) };
             threads.push(spawn(id, &events, move || sink_task.run())?);
         }
     }
