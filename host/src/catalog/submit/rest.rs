@@ -202,3 +202,6 @@ impl Submit for RestSubmit {
         self.post(base.identifier(), change).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 //!
 //! Equality deletes of others are not applied: a row that is deleted twice is gone all the same.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
@@ -48,30 +48,44 @@ pub async fn what_is_there(table: &Table, identity: &Identity) -> Result<Unknown
     Ok(newest.map_or(Unknown::Everything, Unknown::UpTo))
 }
 
-/// All rows of these identities, by file.
+/// All rows of these identities in the table, by file.
 pub async fn look_up(table: &Table, identity: &Identity, wanted: &HashSet<Id>) -> Result<Vec<Target>> {
     let failed = |e: iceberg::Error| classify(&format!("looking rows up in table {}", table.identifier()), &e);
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let values = Values::of(identity, wanted)?;
-    let mut files = live::files(table, ManifestContentType::Data).await.map_err(failed)?;
-    files.retain(|file| values.may_be_in(file.entry.data_file()));
-    let mut found: BTreeMap<String, (Home, Vec<i64>)> = BTreeMap::new();
-    for file in &files {
-        let positions = rows_in(table.file_io(), identity, file.entry.data_file(), wanted).await?;
-        if !positions.is_empty() {
-            found.insert(file.entry.file_path().to_owned(), (file.home(), positions));
+    let live = live::files(table, ManifestContentType::Data).await.map_err(failed)?;
+    let files = live.iter().map(|file| (file.home(), file.entry.data_file()));
+    let mut targets = look_into(table.file_io(), identity, files, wanted).await?;
+    let deleted = deleted(table, &targets).await?;
+    for target in &mut targets {
+        if let Some(gone) = deleted.get(&target.file) {
+            target.positions.retain(|position| !gone.contains(position));
         }
     }
-    let deleted = deleted(table, &found).await?;
-    let targets = found.into_iter().filter_map(|(file, (home, mut positions))| {
-        if let Some(gone) = deleted.get(&file) {
-            positions.retain(|position| !gone.contains(position));
+    targets.retain(|target| !target.positions.is_empty());
+    Ok(targets)
+}
+
+/// All rows of these identities in some data files.
+pub async fn look_into<'a>(
+    io: &FileIO,
+    identity: &Identity,
+    files: impl Iterator<Item = (Home, &'a DataFile)>,
+    wanted: &HashSet<Id>,
+) -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    if wanted.is_empty() {
+        return Ok(targets);
+    }
+    let values = Values::of(identity, wanted)?;
+    for (home, file) in files.filter(|(_, file)| values.may_be_in(file)) {
+        let positions = rows_in(io, identity, file, wanted).await?;
+        if !positions.is_empty() {
+            targets.push(Target { file: file.file_path().to_owned(), home, positions });
         }
-        (!positions.is_empty()).then_some(Target { file, home, positions })
-    });
-    Ok(targets.collect())
+    }
+    Ok(targets)
 }
 
 /// Positions in one file, ascending.
@@ -117,12 +131,13 @@ async fn read(io: &FileIO, file: &DataFile, wanted: &[(i32, &str)]) -> Result<Ve
 }
 
 /// What position deletes say of these files.
-async fn deleted(table: &Table, found: &BTreeMap<String, (Home, Vec<i64>)>) -> Result<HashMap<String, HashSet<i64>>> {
+async fn deleted(table: &Table, targets: &[Target]) -> Result<HashMap<String, HashSet<i64>>> {
     let failed = |e: iceberg::Error| classify(&format!("reading the deletes of table {}", table.identifier()), &e);
     let corrupt =
         |path: &str| SinkError::Fatal(format!("reading {path}: its columns are not those of position deletes"));
     let mut deleted: HashMap<String, HashSet<i64>> = HashMap::new();
-    let homes: HashSet<&Home> = found.values().map(|(home, _)| home).collect();
+    let homes: HashSet<&Home> = targets.iter().map(|target| &target.home).collect();
+    let found: HashSet<&str> = targets.iter().map(|target| target.file.as_str()).collect();
     if homes.is_empty() {
         return Ok(deleted);
     }
@@ -132,7 +147,7 @@ async fn deleted(table: &Table, found: &BTreeMap<String, (Home, Vec<i64>)>) -> R
         let readable = about.content_type() == DataContentType::PositionDeletes
             && about.file_format() == DataFileFormat::Parquet
             && homes.contains(&file.home());
-        if !readable || !found.keys().any(|path| may_be(about, DELETED_FILE, &Value::Text(path.clone()))) {
+        if !readable || !found.iter().any(|path| may_be(about, DELETED_FILE, &Value::Text((*path).to_owned()))) {
             continue;
         }
         let columns = [(DELETED_FILE, "file_path"), (DELETED_POSITION, "pos")];
@@ -142,7 +157,7 @@ async fn deleted(table: &Table, found: &BTreeMap<String, (Home, Vec<i64>)>) -> R
             let (Some(files), Some(positions)) = (files, positions) else { return Err(corrupt(about.file_path())) };
             for (file, position) in files.iter().zip(positions) {
                 let (Some(file), Some(position)) = (file, position) else { continue };
-                if found.contains_key(file) {
+                if found.contains(file) {
                     deleted.entry(file.to_owned()).or_default().insert(position);
                 }
             }

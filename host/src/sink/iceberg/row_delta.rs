@@ -50,9 +50,16 @@ pub struct Delta {
     data: Vec<DataFile>,
     /// where each of the data files belongs
     own: HashMap<String, Home>,
-    removals: Vec<Removal>,
+    removals: Vec<Removals>,
     /// the deletes of the last attempt, which the next can use if they are the same
     written: Mutex<Written>,
+}
+
+/// Those of one epoch.
+struct Removals {
+    list: Vec<Removal>,
+    /// so many of the commit's data files were written in the epochs before
+    data_before: usize,
 }
 
 #[derive(Default)]
@@ -74,7 +81,10 @@ impl Delta {
         let mut delta = Self { checkpoint: committable.checkpoint, ..Self::empty() };
         for file in &committable.files {
             match removals::path_of(file) {
-                Some(path) => delta.removals.extend(removals::read(&sink.layout, path).await?),
+                // stands before the data files of its epoch
+                Some(path) => delta
+                    .removals
+                    .push(Removals { list: removals::read(&sink.layout, path).await?, data_before: delta.data.len() }),
                 None => delta.data.push(data::data_file(&sink.layout, file)?),
             }
         }
@@ -134,48 +144,64 @@ pub async fn transact(
 
 /// The rows that have to go, as the table has them now.
 async fn targets(sink: &IcebergSink, upsert: &Upsert, base: &Table, delta: &Delta) -> Result<Vec<Target>> {
-    let mut rows: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
+    let mut targets = Targets::default();
+    let places = || delta.removals.iter().flat_map(|epoch| &epoch.list).filter_map(|r| Some((r, r.place.as_ref()?)));
+    let foreign: BTreeSet<&str> =
+        places().map(|(_, place)| &*place.file).filter(|file| !delta.own.contains_key(*file)).collect();
+    let what = format!("reading the manifests of table {}", sink.ident);
+    let homes = upsert.manifests.homes(base, &foreign).await.map_err(|e| classify(&what, &e))?;
+    if homes.len() < foreign.len() {
+        let files = foreign.len() - homes.len();
+        info!(table = %sink.ident, files, "somebody has rewritten files with rows to be replaced: looking the rows up");
+    }
     let mut unknown: HashSet<Id> = HashSet::new();
-    for removal in &delta.removals {
-        match &removal.place {
-            Some(place) => {
-                rows.entry(&place.file).or_default().insert(place.position);
-            }
+    for (removal, place) in places() {
+        match delta.own.get(&*place.file).or_else(|| homes.get(&*place.file)) {
+            Some(home) => targets.add(&place.file, home, [place.position]),
             None => {
                 unknown.insert(removal.id.clone());
             }
         }
     }
-    let foreign: BTreeSet<&str> = rows.keys().copied().filter(|file| !delta.own.contains_key(*file)).collect();
-    let what = format!("reading the manifests of table {}", sink.ident);
-    let mut homes = upsert.manifests.homes(base, &foreign).await.map_err(|e| classify(&what, &e))?;
-    let moved: HashSet<&str> = foreign.into_iter().filter(|file| !homes.contains_key(*file)).collect();
-    if !moved.is_empty() {
-        info!(table = %sink.ident, files = moved.len(), "files with rows to be replaced were rewritten by somebody: looking their rows up");
-        let places = delta.removals.iter().filter_map(|removal| Some((removal, removal.place.as_ref()?)));
-        unknown.extend(places.filter(|(_, place)| moved.contains(&*place.file)).map(|(removal, _)| removal.id.clone()));
-    }
-    homes.extend(delta.own.iter().map(|(file, home)| (file.clone(), home.clone())));
-    let mut targets: BTreeMap<String, Target> = BTreeMap::new();
-    for (file, positions) in rows {
-        if let Some(home) = homes.remove(file) {
-            let target = Target { file: file.to_owned(), home, positions: positions.into_iter().collect() };
-            targets.insert(file.to_owned(), target);
+    for epoch in &delta.removals {
+        let nowhere: HashSet<Id> =
+            epoch.list.iter().filter(|removal| removal.place.is_none()).map(|removal| removal.id.clone()).collect();
+        // an earlier epoch of this very commit may have written it
+        let earlier = delta.data.iter().take(epoch.data_before);
+        let earlier = earlier.filter_map(|file| Some((delta.own.get(file.file_path())?.clone(), file)));
+        for found in lookup::look_into(base.file_io(), &upsert.identity, earlier, &nowhere).await? {
+            targets.add(&found.file, &found.home, found.positions);
         }
+        unknown.extend(nowhere);
     }
     for found in lookup::look_up(base, &upsert.identity, &unknown).await? {
-        match targets.get_mut(&found.file) {
+        targets.add(&found.file, &found.home, found.positions);
+    }
+    Ok(targets.all())
+}
+
+/// Rows by file, each once.
+#[derive(Default)]
+struct Targets(BTreeMap<String, (Home, BTreeSet<i64>)>);
+
+impl Targets {
+    fn add(&mut self, file: &str, home: &Home, positions: impl IntoIterator<Item = i64>) {
+        match self.0.get_mut(file) {
+            Some((_, known)) => known.extend(positions),
             None => {
-                targets.insert(found.file.clone(), found);
-            }
-            Some(target) => {
-                target.positions.extend(found.positions);
-                target.positions.sort_unstable();
-                target.positions.dedup();
+                self.0.insert(file.to_owned(), (home.clone(), positions.into_iter().collect()));
             }
         }
     }
-    Ok(targets.into_values().collect())
+
+    fn all(self) -> Vec<Target> {
+        let target = |(file, (home, positions)): (String, (Home, BTreeSet<i64>))| Target {
+            file,
+            home,
+            positions: positions.into_iter().collect(),
+        };
+        self.0.into_iter().map(target).collect()
+    }
 }
 
 /// Writes the delete files, or takes those of the last attempt if they say the same.

@@ -229,7 +229,8 @@ impl UpsertWriter {
         let mut closed = self.files.finish().await?;
         if !self.removals.is_empty() {
             let removals = std::mem::take(&mut self.removals);
-            closed.push(removals::write(&self.sink.layout, TASK, belongs, &removals).await?);
+            // before the epoch's rows: what is looked up is older than they are
+            closed.insert(0, removals::write(&self.sink.layout, TASK, belongs, &removals).await?);
         }
         self.partitions.clear();
         self.checkpoint = checkpoint;

@@ -708,6 +708,18 @@ fn rows_without_a_window_are_known_by_their_key_and_looked_up_when_forgotten() {
     process.expect(expected);
 }
 
+/// Nobody remembers where the row is, and it is in no snapshot yet: an earlier epoch of the same commit has written it.
+#[test]
+fn what_an_earlier_epoch_of_the_commit_has_written_is_looked_up_too() {
+    let world = World::new();
+    let mut process = world.start(&[], 3);
+    process.epoch(&[insert("a", 0, 1), insert("b", 0, 2)]);
+    process.writer.watermark(HOUR_MS - 1);
+    process.epoch(&[insert("c", 5, 3)]);
+    process.epoch(&[replace(2, "a", 0, 10)]);
+    process.expect(vec![one("a", 0, 10), one("b", 0, 2), one("c", 5, 3)]);
+}
+
 /// A buffer that is full is written before the barrier: later versions delete rows of the same commit.
 #[test]
 fn a_full_buffer_is_written_early() {
