@@ -157,6 +157,7 @@ impl Positions {
         self.unknown
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.known.len()
     }
