@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::panes::Reached;
 use crate::schema::{DataType, Field, Schema};
 
 mod choose;
@@ -110,6 +111,9 @@ pub struct OperatorState {
     pub state: Schema,
     pub files: Vec<StateFile>,
     pub late_dropped: u64,
+    /// by key groups, how far results had been given: tasks may differ
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reached: Vec<Reached>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,9 +126,33 @@ pub struct PluginRef {
     pub config: String,
 }
 
+/// What the rows of a state file are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// groups: the plugin's state columns
+    #[default]
+    State,
+    /// what has been given of each group whose result can still change: `revision`, `present`, `changed`, `last_event`
+    Ledger,
+    /// of a sink: where rows are that it may have to replace
+    Positions,
+}
+
+impl Holds {
+    fn is_state(&self) -> bool {
+        *self == Self::State
+    }
+}
+
+/// What a task writes anew or leaves as it was: a window (of sessions: those that start in a span of time).
+pub type BucketId = (Holds, i64);
+
 /// An immutable Parquet file: the key columns, `window_start`, `window_end`, then the plugin's state columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateFile {
+    #[serde(default, skip_serializing_if = "Holds::is_state")]
+    pub holds: Holds,
     /// relative to the checkpoint location
     pub path: String,
     pub bytes: u64,

@@ -16,12 +16,13 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashTable;
 
+use crate::slots::{Slots, TooManyGroups};
+
 /// All groups of one operator task.
 #[derive(Debug, Default)]
 pub struct GroupTable {
     windows: BTreeMap<i64, WindowGroups>,
-    free: Vec<u32>,
-    slots: u32,
+    pub slots: Slots,
 }
 
 /// The groups of one window.
@@ -32,6 +33,8 @@ pub struct WindowGroups {
     groups: Vec<Group>,
     key_bytes: Vec<u8>,
     changed: bool,
+    /// the last round in which rows came
+    round: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,11 +44,6 @@ struct Group {
     key_to: usize,
     slot: u32,
 }
-
-/// Slots are numbered with 32 bits.
-#[derive(Debug, thiserror::Error)]
-#[error("more than {} groups are open in one task", u32::MAX)]
-pub struct TooManyGroups;
 
 impl GroupTable {
     /// The slots of groups of one window, made where they are new, appended to `into`. Marks the window as changed.
@@ -57,28 +55,17 @@ impl GroupTable {
     ) -> Result<(), TooManyGroups> {
         let window = self.windows.entry(window_start_ms).or_default();
         window.changed = true;
+        window.round = self.slots.round();
         for (hash, key) in keys {
             if let Some(slot) = window.find(hash, key) {
                 into.push(slot);
                 continue;
             }
-            let slot = match self.free.pop() {
-                Some(slot) => slot,
-                None => {
-                    let slot = self.slots;
-                    self.slots = slot.checked_add(1).ok_or(TooManyGroups)?;
-                    slot
-                }
-            };
+            let slot = self.slots.take()?;
             window.insert(hash, key, slot);
             into.push(slot);
         }
         Ok(())
-    }
-
-    /// One more than the largest slot ever given out.
-    pub fn total_slots(&self) -> u32 {
-        self.slots
     }
 
     /// Groups that exist now.
@@ -99,14 +86,18 @@ impl GroupTable {
         self.windows.keys().next().copied()
     }
 
-    /// Takes a window out. Its slots stay taken until [`GroupTable::release`]: they still hold the results.
-    pub fn take_window(&mut self, window_start_ms: i64) -> Option<WindowGroups> {
-        self.windows.remove(&window_start_ms)
+    pub fn contains(&self, window_start_ms: i64) -> bool {
+        self.windows.contains_key(&window_start_ms)
     }
 
-    /// Gives slots back that the accumulator has reset.
-    pub fn release(&mut self, slots: impl IntoIterator<Item = u32>) {
-        self.free.extend(slots);
+    /// The windows that start in a range, ascending.
+    pub fn range(&self, starts_ms: std::ops::Range<i64>) -> impl Iterator<Item = (i64, &WindowGroups)> {
+        self.windows.range(starts_ms).map(|(start, window)| (*start, window))
+    }
+
+    /// Takes a window out. Its slots stay taken until [`Slots::release`]: they still hold the results.
+    pub fn take_window(&mut self, window_start_ms: i64) -> Option<WindowGroups> {
+        self.windows.remove(&window_start_ms)
     }
 
     /// Windows changed since [`GroupTable::take_changed`], ascending.
@@ -135,15 +126,17 @@ impl GroupTable {
 }
 
 impl WindowGroups {
+    /// The slot of a key's group.
     #[inline]
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
         let index = self.table.find(hash, |&index| {
             self.groups.get(index as usize).is_some_and(|g| g.hash == hash && self.key_of(g) == key)
         })?;
         self.groups.get(*index as usize).map(|g| g.slot)
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], slot: u32) {
+    /// A group that [`WindowGroups::find`] does not find.
+    pub fn insert(&mut self, hash: u64, key: &[u8], slot: u32) {
         let key_from = self.key_bytes.len();
         self.key_bytes.extend_from_slice(key);
         // no more groups than slots, and slots are numbered with 32 bits
@@ -163,6 +156,21 @@ impl WindowGroups {
 
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    /// The last round in which rows came.
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Hash, key bytes and slot of each group, in the order in which they came up.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8], u32)> {
+        self.groups.iter().map(|g| (g.hash, self.key_of(g), g.slot))
+    }
+
+    /// About what the table itself takes, without the accumulator.
+    pub fn size_bytes(&self) -> usize {
+        self.key_bytes.capacity() + self.groups.capacity() * size_of::<Group>() + self.table.capacity() * 5
     }
 
     /// Slot of each group, in the order in which they came up.
@@ -240,12 +248,12 @@ mod tests {
                         got.sort_unstable();
                         prop_assert_eq!(got, expected);
                         model.retain(|(w, _), _| *w != window);
-                        table.release(taken);
+                        table.slots.release(taken);
                     }
                 }
                 prop_assert_eq!(table.len(), model.len());
             }
-            prop_assert!(table.total_slots() as usize <= most);
+            prop_assert!(table.slots.total() as usize <= most);
         }
     }
 

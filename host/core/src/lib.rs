@@ -13,7 +13,13 @@
 //! | [`key`] | the canonical bytes of a key, its hash, its key group |
 //! | [`idleness`] | when a partition is idle; event time that goes on without events |
 //! | [`window`] | which window an event belongs to; when a window is open, closed, expired |
+//! | [`slots`] | slots of the accumulator: free, touched since when |
 //! | [`groups`] | (key, window) → slot in the accumulator |
+//! | [`due`] | which groups give their result now, and what their rows do to the table |
+//! | [`ledger`] | what has been given of each group of a window |
+//! | [`panes`] | tumbling and sliding windows: which open, close, expire, which groups have changed since |
+//! | [`sessions`] | session windows and the global one, a group at a time |
+//! | [`windower`] | any kind of window behind one face |
 //! | [`seen`] | which keys have been seen lately: deduplication |
 //! | [`barrier`] | aligned checkpoints: which input may be read on |
 //! | [`checkpoint`] | what a checkpoint says, and which one a restart trusts |
@@ -24,11 +30,17 @@ pub mod barrier;
 pub mod batch;
 pub mod checkpoint;
 pub mod commit;
+pub mod due;
 pub mod groups;
 pub mod idleness;
 pub mod key;
+pub mod ledger;
 pub mod limits;
+pub mod panes;
 pub mod schema;
 pub mod seen;
+pub mod sessions;
+pub mod slots;
 pub mod watermark;
 pub mod window;
+pub mod windower;

@@ -5,7 +5,7 @@
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
-use millrace_core::checkpoint::StateFile;
+use millrace_core::checkpoint::{Holds, StateFile};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -30,6 +30,7 @@ const ZSTD_LEVEL: i32 = 1;
 #[derive(Clone, Debug)]
 pub struct StatePart {
     pub operator: String,
+    pub holds: Holds,
     /// inclusive
     pub first_key_group: u16,
     /// inclusive
@@ -68,6 +69,7 @@ pub fn encode_state(part: &StatePart) -> Result<EncodedState> {
     let bytes = Bytes::from(write().map_err(|e| failed(e.to_string()))?);
     let groups: usize = part.batches.iter().map(RecordBatch::num_rows).sum();
     let file = StateFile {
+        holds: part.holds,
         path: String::new(),
         bytes: bytes.len() as u64,
         sha256: sha256_hex(&bytes),

@@ -33,6 +33,7 @@ fn part(operator: &str, marker: i64) -> StatePart {
     let batch =
         RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![marker])) as ArrayRef)]).expect("a batch");
     StatePart {
+        holds: Default::default(),
         operator: operator.into(),
         first_key_group: 0,
         last_key_group: 63,

@@ -10,15 +10,15 @@
 //!   the failed call again; an update first in halves, in a scratch instance, until the guilty rows are alone
 //! ```
 //!
-//! Every export and every kept call has a number in one sequence; a slot remembers the number at which its former
-//! content was dropped (reset) or exported. What is older is left out when an instance is brought back, so that a failure at
-//! any point, in the middle of a barrier too, counts nothing twice.
+//! An export counts once all that had changed has been exported ([`Accumulator::exported`]); until then the former one
+//! and everything told since do. So a failure at any point, in the middle of a barrier too, counts nothing twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use arrow_array::{Array, ArrayRef, new_empty_array};
+use millrace_core::due::Assembly;
 use millrace_core::limits::{REBUILD_BYTES_MIN, STATE_CHUNK_BYTES};
 use tracing::{info, warn};
 
@@ -29,8 +29,11 @@ use super::stats::NodeStats;
 use crate::capture::Place;
 use crate::plugin::{Aggregator, OutputRows, PluginError, Rejected, Signature, StateChunk, WindowUs};
 
+mod log;
 #[cfg(test)]
 mod tests;
+
+use log::{Log, Told, Whereabouts};
 
 /// Makes a fresh instance of the operator's plugin.
 pub type OpenInstance = Box<dyn Fn() -> Result<Box<dyn Aggregator>, PluginError> + Send>;
@@ -45,29 +48,19 @@ pub struct Accumulator {
     /// failures since the last `update` that went well at once
     failures: u64,
     total_slots: u32,
-    /// by start of the window
+    /// by start of the bucket; what the instance was told since is in the log
     exported: BTreeMap<i64, Vec<Exported>>,
-    kept: Vec<Kept>,
-    kept_bytes: usize,
+    /// exported since, while not all that has changed is
+    staged: BTreeMap<i64, Vec<Exported>>,
+    log: Log,
     kept_bytes_max: usize,
-    sequence: u64,
-    /// by slot: what has this number or a lower one is not in the slot any more
-    superseded: Vec<u64>,
     /// linear memory right after the instance was rebuilt last
     rebuilt_bytes: u64,
 }
 
 /// State as it left the plugin, or came from a checkpoint.
 struct Exported {
-    sequence: u64,
     columns: Vec<ArrayRef>,
-    slots: Vec<u32>,
-}
-
-/// A call of `update` that went well.
-struct Kept {
-    sequence: u64,
-    columns: Vec<Option<ArrayRef>>,
     slots: Vec<u32>,
 }
 
@@ -92,11 +85,9 @@ impl Accumulator {
             failures: 0,
             total_slots: 0,
             exported: BTreeMap::new(),
-            kept: Vec::new(),
-            kept_bytes: 0,
+            staged: BTreeMap::new(),
+            log: Log::default(),
             kept_bytes_max,
-            sequence: 0,
-            superseded: Vec::new(),
             rebuilt_bytes: 0,
         }
     }
@@ -118,7 +109,7 @@ impl Accumulator {
         match self.plugin.update(&columns, slots, self.total_slots) {
             Ok(mut rejected) => {
                 self.failures = 0;
-                self.keep(columns, slots.to_vec());
+                self.log.push(Told::Update { columns, slots: slots.to_vec() });
                 rejected.sort_by_key(|r| r.row);
                 Ok(rejected)
             }
@@ -127,15 +118,15 @@ impl Accumulator {
         }
     }
 
-    /// Too much is kept: the caller exports the changed windows and says [`Accumulator::forget_inputs`].
+    /// Too much is kept: the caller exports what has changed and says [`Accumulator::exported`].
     pub fn is_full(&self) -> bool {
-        self.kept_bytes > self.kept_bytes_max
+        self.log.bytes() > self.kept_bytes_max
     }
 
-    /// State of a window as a checkpoint had it.
+    /// State of a bucket as a checkpoint had it, before anything else.
     pub fn restore(
         &mut self,
-        window_start_ms: i64,
+        bucket_start_ms: i64,
         columns: Vec<ArrayRef>,
         slots: Vec<u32>,
         total_slots: u32,
@@ -143,44 +134,77 @@ impl Accumulator {
         self.grow(total_slots);
         let merged = Asked { merged: Some((&columns, &slots)), ..Asked::default() };
         self.call(merged, |plugin, total| plugin.merge(&columns, &slots, total))?;
-        let sequence = self.next();
-        self.exported.entry(window_start_ms).or_default().push(Exported { sequence, columns, slots });
+        self.exported.entry(bucket_start_ms).or_default().push(Exported { columns, slots });
         Ok(())
     }
 
-    /// The state of a window's groups; an instance that is brought back starts from it.
-    pub fn export(&mut self, window_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
+    /// Folds slots into others, in this order; the sources are not needed any more: they are emptied.
+    pub fn fold(&mut self, sources: Vec<u32>, targets: Vec<u32>) -> Result<(), RunError> {
+        self.call(Asked::of(&sources), |plugin, _| plugin.combine(&sources, &targets))?;
+        self.log.push(Told::Combine { sources: sources.clone(), targets });
+        self.reset(&sources)
+    }
+
+    /// The state of a bucket's groups. An instance that is brought back starts from it, once all has been exported.
+    pub fn export(&mut self, bucket_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
         let node = Arc::clone(&self.node);
         let chunks = self.call(Asked::of(slots), |plugin, _| all_state(&node, plugin, slots))?;
-        self.supersede(slots);
-        let sequence = self.next();
-        let exported = chunks
-            .iter()
-            .map(|chunk| Exported { sequence, columns: chunk.columns.clone(), slots: chunk.groups.clone() })
-            .collect();
-        self.exported.insert(window_start_ms, exported);
+        let exported =
+            chunks.iter().map(|chunk| Exported { columns: chunk.columns.clone(), slots: chunk.groups.clone() });
+        self.staged.insert(bucket_start_ms, exported.collect());
         Ok(chunks)
     }
 
-    /// All that has changed has been exported: the inputs since the last export are not needed any more.
-    pub fn forget_inputs(&mut self) {
-        self.kept.clear();
-        self.kept_bytes = 0;
+    /// All that has changed has been exported: what the instance was told before is not needed any more. `buckets`: those
+    /// that there still are.
+    pub fn exported(&mut self, buckets: impl Iterator<Item = i64>) {
+        let mut former = std::mem::take(&mut self.exported);
+        let mut staged = std::mem::take(&mut self.staged);
+        let newest = |start| Some((start, staged.remove(&start).or_else(|| former.remove(&start))?));
+        self.exported = buckets.filter_map(newest).collect();
+        self.log.clear();
     }
 
     pub fn evaluate(&mut self, slots: &[u32], windows: &[WindowUs], is_final: bool) -> Result<OutputRows, RunError> {
         self.call(Asked { windows, ..Asked::of(slots) }, |plugin, _| plugin.evaluate(slots, windows, is_final))
     }
 
+    /// Groups that are put together for this: `borrowed` are empty slots, and empty again afterwards.
+    pub fn evaluate_assembled(
+        &mut self,
+        assembly: &Assembly,
+        windows: &[WindowUs],
+        is_final: bool,
+    ) -> Result<OutputRows, RunError> {
+        let Assembly { slots, sources, targets, borrowed } = assembly;
+        if borrowed.is_empty() {
+            return self.evaluate(slots, windows, is_final);
+        }
+        self.call(Asked { windows, ..Asked::of(sources) }, |plugin, total| {
+            // it learns of slots that no row has gone into
+            let none: Vec<ArrayRef> = no_state(plugin);
+            plugin.merge(&none, &[], total)?;
+            plugin.combine(sources, targets)?;
+            let output = plugin.evaluate(slots, windows, is_final)?;
+            plugin.reset(borrowed)?;
+            Ok(output)
+        })
+    }
+
     pub fn reset(&mut self, slots: &[u32]) -> Result<(), RunError> {
         self.call(Asked::of(slots), |plugin, _| plugin.reset(slots))?;
-        self.supersede(slots);
+        self.log.push(Told::Reset { slots: slots.to_vec() });
         Ok(())
     }
 
-    /// A window has been reset as a whole.
-    pub fn forget_window(&mut self, window_start_ms: i64) {
-        self.exported.remove(&window_start_ms);
+    /// Bytes of memory that the instance occupies, used or not; 0 where it is the host's own.
+    pub fn memory_bytes(&self) -> u64 {
+        self.plugin.memory_bytes()
+    }
+
+    /// One more than the largest slot that there is.
+    pub fn grow(&mut self, total_slots: u32) {
+        self.total_slots = self.total_slots.max(total_slots);
     }
 
     pub fn size(&mut self) -> Result<u64, RunError> {
@@ -230,7 +254,7 @@ impl Accumulator {
         warn!(
             node = %self.node,
             windows = self.exported.len(),
-            calls = self.kept.len(),
+            calls = self.log.len(),
             "{why}; a new instance takes over, from the last export and the inputs since"
         );
         self.plugin = self.fresh()?;
@@ -244,40 +268,13 @@ impl Accumulator {
             RunError::Plugin(format!("{error}; this was while its state was restored into a new instance"))
         };
         // it learns of all slots at once, those without a row in them too
-        let none: Vec<ArrayRef> =
-            plugin.signature().state.fields.iter().map(|f| new_empty_array(&f.data_type.to_arrow())).collect();
+        let none = no_state(&*plugin);
         plugin.merge(&none, &[], self.total_slots).map_err(failed)?;
         for exported in self.exported.values().flatten() {
-            match self.still_in(exported.sequence, &exported.slots) {
-                None => plugin.merge(&exported.columns, &exported.slots, self.total_slots).map_err(failed)?,
-                Some(rows) if rows.is_empty() => {}
-                Some(rows) => {
-                    let columns: Vec<ArrayRef> =
-                        exported.columns.iter().map(|c| take(c, &rows)).collect::<Result<_, _>>()?;
-                    plugin.merge(&columns, &pick(&exported.slots, &rows), self.total_slots).map_err(failed)?;
-                }
-            }
+            plugin.merge(&exported.columns, &exported.slots, self.total_slots).map_err(failed)?;
         }
-        for kept in &self.kept {
-            // rows that were refused then are refused again
-            match self.still_in(kept.sequence, &kept.slots) {
-                None => plugin.update(&kept.columns, &kept.slots, self.total_slots).map_err(failed)?,
-                Some(rows) if rows.is_empty() => Vec::new(),
-                Some(rows) => plugin
-                    .update(&take_input(&kept.columns, &rows)?, &pick(&kept.slots, &rows), self.total_slots)
-                    .map_err(failed)?,
-            };
-        }
+        self.log.tell(&mut *plugin, self.total_slots).map_err(failed)?;
         Ok(plugin)
-    }
-
-    /// The rows whose slots still hold what this number put there; none: all of them.
-    fn still_in(&self, sequence: u64, slots: &[u32]) -> Option<Vec<u32>> {
-        let holds = |slot: &u32| self.superseded.get(*slot as usize).is_none_or(|s| *s < sequence);
-        if slots.iter().all(holds) {
-            return None;
-        }
-        Some((0_u32..).zip(slots).filter(|(_, slot)| holds(slot)).map(|(row, _)| row).collect())
     }
 
     fn update_without_the_guilty(
@@ -309,7 +306,7 @@ impl Accumulator {
         if guilty.is_empty() {
             // the same call once more: a failure that has passed is forgiven
             let mut rejected = self.plugin.update(columns, slots, self.total_slots).map_err(at_fault)?;
-            self.keep(columns.to_vec(), slots.to_vec());
+            self.log.push(Told::Update { columns: columns.to_vec(), slots: slots.to_vec() });
             rejected.sort_by_key(|r| r.row);
             return Ok(rejected);
         }
@@ -320,7 +317,7 @@ impl Accumulator {
         let columns = take_input(columns, &good)?;
         let slots = pick(slots, &good);
         let rejected = self.plugin.update(&columns, &slots, self.total_slots).map_err(at_fault)?;
-        self.keep(columns, slots);
+        self.log.push(Told::Update { columns, slots });
         guilty.extend(rejected.into_iter().filter_map(|r| Some(Rejected { row: *good.get(r.row as usize)?, ..r })));
         guilty.sort_by_key(|r| r.row);
         Ok(guilty)
@@ -360,30 +357,45 @@ impl Accumulator {
         let recorder = self.recorder.as_ref()?;
         let signature = self.plugin.signature();
         let (mut state, mut columns, mut slots) = (Vec::new(), vec![Vec::new(); signature.input.len()], Vec::new());
-        if let Some((columns, groups)) = asked.merged {
-            state.push(StateChunk { columns: columns.to_vec(), groups: groups.to_vec(), next: None });
-        } else {
+        if asked.merged.is_none() {
             let mut wanted = asked.slots.map(<[u32]>::to_vec);
             wanted.iter_mut().for_each(|slots| slots.sort_unstable());
-            let held = |sequence, of: &[u32]| -> Vec<u32> {
-                let mut rows = self.still_in(sequence, of).unwrap_or_else(|| (0_u32..).take(of.len()).collect());
-                if let Some(wanted) = &wanted {
-                    rows.retain(|row| of.get(*row as usize).is_some_and(|slot| wanted.binary_search(slot).is_ok()));
-                }
-                rows
+            // the rows that are still there, and the slots where they are now
+            let held = |now: &Whereabouts, of: &[u32]| -> (Vec<u32>, Vec<u32>) {
+                let there = (0_u32..).zip(of).filter_map(|(row, slot)| Some((row, now.of(*slot)?)));
+                let is_asked = |slot: &u32| wanted.as_ref().is_none_or(|w| w.binary_search(slot).is_ok());
+                there.filter(|(_, slot)| is_asked(slot)).unzip()
             };
+            let mut calls = Vec::new();
+            let before = self.log.backwards(|told, now| match told {
+                Told::Update { columns, slots } => {
+                    let (rows, slots) = held(now, slots);
+                    calls.push((take_input(columns, &rows), slots));
+                }
+                Told::Merge { columns, slots } => {
+                    let (rows, slots) = held(now, slots);
+                    state.push((columns, rows, slots));
+                }
+                Told::Combine { .. } | Told::Reset { .. } => {}
+            });
             for exported in self.exported.values().flatten() {
-                let rows = held(exported.sequence, &exported.slots);
-                let columns = exported.columns.iter().map(|c| take(c, &rows)).collect::<Result<_, _>>().ok()?;
-                state.push(StateChunk { columns, groups: pick(&exported.slots, &rows), next: None });
+                let (rows, slots) = held(&before, &exported.slots);
+                state.push((&exported.columns, rows, slots));
             }
-            for kept in &self.kept {
-                let rows = held(kept.sequence, &kept.slots);
-                for (all, column) in columns.iter_mut().zip(take_input(&kept.columns, &rows).ok()?) {
+            for (taken, of) in calls.into_iter().rev() {
+                for (all, column) in columns.iter_mut().zip(taken.ok()?) {
                     all.extend(column);
                 }
-                slots.extend(pick(&kept.slots, &rows));
+                slots.extend(of);
             }
+        }
+        let chunk = |(columns, rows, groups): (&Vec<ArrayRef>, Vec<u32>, Vec<u32>)| {
+            let columns = columns.iter().map(|c| take(c, &rows)).collect::<Result<_, _>>().ok()?;
+            Some(StateChunk { columns, groups, next: None })
+        };
+        let mut state = state.into_iter().map(chunk).collect::<Option<Vec<StateChunk>>>()?;
+        if let Some((columns, groups)) = asked.merged {
+            state.push(StateChunk { columns: columns.to_vec(), groups: groups.to_vec(), next: None });
         }
         let columns: Vec<Option<ArrayRef>> = columns.iter().map(|parts| whole(parts)).collect();
         let failed = Failed {
@@ -397,32 +409,6 @@ impl Accumulator {
             windows: asked.windows,
         };
         recorder.record(&failed, &[], &|_| Place::default())
-    }
-
-    fn keep(&mut self, columns: Vec<Option<ArrayRef>>, slots: Vec<u32>) {
-        let bytes = |c: &ArrayRef| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size());
-        self.kept_bytes += columns.iter().flatten().map(bytes).sum::<usize>() + size_of_val(slots.as_slice());
-        let sequence = self.next();
-        self.kept.push(Kept { sequence, columns, slots });
-    }
-
-    fn grow(&mut self, total_slots: u32) {
-        self.total_slots = self.total_slots.max(total_slots);
-    }
-
-    fn next(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
-    }
-
-    fn supersede(&mut self, slots: &[u32]) {
-        let sequence = self.sequence;
-        self.superseded.resize(self.total_slots as usize, 0);
-        for &slot in slots {
-            if let Some(at) = self.superseded.get_mut(slot as usize) {
-                *at = sequence;
-            }
-        }
     }
 }
 
@@ -440,6 +426,11 @@ impl<'a> Asked<'a> {
     fn of(slots: &'a [u32]) -> Self {
         Self { slots: Some(slots), ..Self::default() }
     }
+}
+
+/// No rows of the plugin's state.
+fn no_state(plugin: &dyn Aggregator) -> Vec<ArrayRef> {
+    plugin.signature().state.fields.iter().map(|f| new_empty_array(&f.data_type.to_arrow())).collect()
 }
 
 /// An optional column that the input lacks has no parts.

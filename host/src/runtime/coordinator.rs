@@ -17,9 +17,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender};
 use millrace_core::barrier::{Barrier, Then};
-use millrace_core::checkpoint::{
-    Checkpoint, Committable, OperatorState, PositionRange, Reason, SourceState, StateFile,
-};
+use millrace_core::checkpoint::{Checkpoint, Committable, OperatorState, PositionRange, Reason, SourceState};
 use millrace_core::commit::Fence;
 use millrace_core::limits::COMMITS_WAITING_MAX;
 use tracing::{info, warn};
@@ -76,7 +74,7 @@ pub struct Coordinator {
     /// key, window, plugin, state columns of each operator
     pub operators: BTreeMap<String, OperatorState>,
     /// operator task → window start → files
-    pub files: BTreeMap<TaskId, BTreeMap<i64, Vec<StateFile>>>,
+    pub files: BTreeMap<TaskId, super::read_state::Windows>,
     pub paused: Arc<AtomicBool>,
     pub stats: Arc<RunStats>,
     pub clock: Arc<dyn Clock>,
@@ -300,7 +298,8 @@ impl Coordinator {
         };
         let mut prepared: BTreeMap<String, Prepared> = BTreeMap::new();
         for (name, operator) in &self.operators {
-            next.operators.insert(name.clone(), OperatorState { late_dropped: 0, ..operator.clone() });
+            next.operators
+                .insert(name.clone(), OperatorState { late_dropped: 0, reached: Vec::new(), ..operator.clone() });
         }
         for (task, part) in f.parts {
             match part {
@@ -387,11 +386,12 @@ impl Coordinator {
             // The one that is furthest has given results that nobody may give again.
             operator.watermark_ms = operator.watermark_ms.max(part.watermark_ms);
             operator.late_dropped += part.late_dropped;
+            operator.reached.extend(part.reached);
         }
         let windows = self.files.entry(task).or_default();
-        windows.retain(|start, _| part.unchanged.contains(start));
+        windows.retain(|bucket, _| part.unchanged.contains(bucket));
         for file in part.written {
-            windows.entry(file.window_start_ms).or_default().push(file);
+            windows.entry((file.holds, file.window_start_ms)).or_default().push(file);
         }
     }
 

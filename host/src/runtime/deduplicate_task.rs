@@ -11,7 +11,7 @@ use arrow_array::{Array as _, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use crossbeam_channel::Sender;
 use millrace_core::barrier::{Barrier, Then};
 use millrace_core::batch::{Audience, Rows};
-use millrace_core::checkpoint::{OperatorState, state_file_schema};
+use millrace_core::checkpoint::{Holds, OperatorState, state_file_schema};
 use millrace_core::key::{self, KeyGroup};
 use millrace_core::schema::{DataType, Field, Schema};
 use millrace_core::seen::{Piece, Seen};
@@ -156,7 +156,8 @@ impl DeduplicateTask {
     fn barrier(&mut self, state: &mut State, barrier: Barrier) -> Result<Result<(), Hangup>, RunError> {
         let pieces = state.seen.take_changed();
         let is_rewritten = |bucket: &i64| pieces.iter().any(|p| p.whole && p.bucket.start_ms == *bucket);
-        let unchanged = state.seen.buckets().filter(|bucket| !is_rewritten(bucket)).collect();
+        let unchanged = state.seen.buckets().filter(|bucket| !is_rewritten(bucket));
+        let unchanged = unchanged.map(|bucket| (Holds::State, bucket)).collect();
         let windows = pieces.iter().map(|piece| self.export(&state.seen, piece)).collect::<Result<_, _>>()?;
         self.report(state);
         let export = Export {
@@ -165,6 +166,7 @@ impl DeduplicateTask {
             key_groups: self.key_groups,
             windows,
             watermark_ms: state.true_watermark_ms,
+            reached: None,
             unchanged,
             late_dropped: 0,
         };
@@ -189,7 +191,7 @@ impl DeduplicateTask {
             columns.push(Arc::new(times.with_data_type(DataType::Timestamptz.to_arrow())));
             batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
         }
-        Ok(ExportedWindow { window: bucket, groups: piece.entries.len() as u64, batches })
+        Ok(ExportedWindow { holds: Holds::State, window: bucket, groups: piece.entries.len() as u64, batches })
     }
 
     fn restore(&self, seen: &mut Seen, restored: Vec<RestoredWindow>) -> Result<(), RunError> {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use millrace_core::barrier::Barrier;
 use millrace_core::batch::RowSet;
-use millrace_core::checkpoint::{PartitionState, StateFile};
+use millrace_core::checkpoint::{BucketId, PartitionState, StateFile};
 use millrace_core::key::Keys;
+use millrace_core::panes::Reached;
 use millrace_core::watermark::{END_OF_TIME_MS, Watermark};
 
 use crate::sink::Prepared;
@@ -57,8 +58,10 @@ pub enum Part {
 #[derive(Debug)]
 pub struct OperatorPart {
     pub watermark_ms: Option<i64>,
-    /// windows that stand as they were exported before
-    pub unchanged: Vec<i64>,
+    /// how far the task's results have been given
+    pub reached: Option<Reached>,
+    /// what stands as it was exported before
+    pub unchanged: Vec<BucketId>,
     pub written: Vec<StateFile>,
     pub late_dropped: u64,
 }

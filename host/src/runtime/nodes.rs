@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::{Checkpoint, Entry, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Entry, Holds, StateFile};
 use millrace_core::limits::KEY_GROUPS;
 use millrace_core::schema::Schema;
 use tokio::runtime::Handle;
@@ -418,6 +418,7 @@ impl WriterStore for Keeper {
     fn write(&self, sink: &str, checkpoint: u64, rows: RecordBatch) -> crate::sink::Result<StateFile> {
         let part = StatePart {
             operator: sink.to_owned(),
+            holds: Holds::Positions,
             first_key_group: 0,
             last_key_group: KEY_GROUPS - 1,
             window_start_ms: 0,
@@ -464,6 +465,7 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
         }
         let part = StatePart {
             operator: export.task.node.to_string(),
+            holds: window.holds,
             first_key_group: export.key_groups.0,
             last_key_group: export.key_groups.1.saturating_sub(1),
             window_start_ms: window.window.start_ms,
@@ -477,6 +479,7 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
     }
     let part = Part::Operator(OperatorPart {
         watermark_ms: export.watermark_ms,
+        reached: export.reached,
         unchanged: export.unchanged,
         written,
         late_dropped: export.late_dropped,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow_array::{BooleanArray, RecordBatch};
-use millrace_core::checkpoint::StateFile;
+use millrace_core::checkpoint::{BucketId, StateFile};
 use millrace_core::key::{self, KeyGroup};
 
 use super::aggregate_task::RestoredWindow;
@@ -15,8 +15,8 @@ pub trait StateReader: Send + Sync {
     fn read(&self, file: &StateFile) -> Result<Vec<RecordBatch>, RunError>;
 }
 
-/// Files that hold one task's groups and no others, by start of their window.
-pub type Windows = BTreeMap<i64, Vec<StateFile>>;
+/// Files that hold one task's groups and no others, by what they hold and the start of their window.
+pub type Windows = BTreeMap<BucketId, Vec<StateFile>>;
 
 /// A task's windows as a checkpoint has them, and the files that later checkpoints can go on referring to.
 pub fn read_state(
@@ -25,23 +25,23 @@ pub fn read_state(
     range: (KeyGroup, KeyGroup),
     wanted: Vec<FileForTask>,
 ) -> Result<(Vec<RestoredWindow>, Windows), RunError> {
-    let mut windows: BTreeMap<i64, RestoredWindow> = BTreeMap::new();
+    let mut windows: BTreeMap<BucketId, RestoredWindow> = BTreeMap::new();
     let mut known = Windows::new();
     for wanted in wanted {
-        let start_ms = wanted.file.window_start_ms;
+        let (holds, start_ms) = (wanted.file.holds, wanted.file.window_start_ms);
         let batches = reader.read(&wanted.file)?;
         let batches = if wanted.clean { batches } else { own_groups(&batches, key_columns, range)? };
-        let new = RestoredWindow { start_ms, batches: Vec::new(), clean: true, files: 0 };
-        let window = windows.entry(start_ms).or_insert(new);
+        let new = RestoredWindow { holds, start_ms, batches: Vec::new(), clean: true, files: 0 };
+        let window = windows.entry((holds, start_ms)).or_insert(new);
         window.batches.extend(batches);
         window.files += 1;
         window.clean &= wanted.clean;
         if wanted.clean {
-            known.entry(start_ms).or_default().push(wanted.file);
+            known.entry((holds, start_ms)).or_default().push(wanted.file);
         }
     }
     // A window with a file that other tasks share is written anew by the next checkpoint.
-    known.retain(|start, _| windows.get(start).is_some_and(|w| w.clean));
+    known.retain(|bucket, _| windows.get(bucket).is_some_and(|w| w.clean));
     Ok((windows.into_values().collect(), known))
 }
 

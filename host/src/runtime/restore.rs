@@ -277,6 +277,7 @@ mod tests {
     #[test]
     fn a_file_is_clean_only_for_the_task_that_has_all_of_it() {
         let file = |first, last| StateFile {
+            holds: Default::default(),
             path: format!("{first}-{last}"),
             bytes: 1,
             sha256: String::new(),

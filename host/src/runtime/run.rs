@@ -12,14 +12,16 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef, SinkState};
 use millrace_core::commit::Fence;
+use millrace_core::due::Policy;
 use millrace_core::key;
 use millrace_core::limits::KEPT_INPUTS_SHARE;
 use millrace_core::schema::Schema;
-use millrace_core::window::Tumbling;
+use millrace_core::window::Slicing;
+use millrace_core::windower::Windows;
 use tracing::{info, warn};
 
 use super::accumulator::{Accumulator, OpenInstance};
-use super::aggregate_task::{AggregateTask, InputColumn, ResultObserver, StateUploader};
+use super::aggregate_task::{AggregateTask, InputColumn, Restored, ResultObserver, StateUploader};
 use super::assign::publish_positions;
 use super::coordinator::{CheckpointLog, CommittingSink, Coordinator, Finished, Order};
 use super::edge::{Inbox, PartitionHash};
@@ -27,7 +29,7 @@ use super::failures::Failures;
 use super::graph::{Graph, wire};
 use super::message::{Event, RunError, TaskId};
 use super::monitor::Partitions;
-use super::read_state::{StateReader, Windows, read_state};
+use super::read_state::{self, StateReader, read_state};
 use super::recorder::{Recorded, Recorder};
 use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
@@ -42,7 +44,7 @@ use crate::plugin::{Aggregator, AggregatorFactory};
 use crate::sink::{SinkCommitter, SinkWriter};
 use crate::source::{Connector, Waker};
 use crate::spec::columns;
-use crate::spec::model::{AggregationSpec, Backend, Pipeline, SourceSpec, Start, WindowSpec};
+use crate::spec::model::{AggregationSpec, Backend, Below, EmitSpec, Pipeline, SourceSpec, Start, WindowSpec};
 
 /// A source, ready to be read.
 pub struct SourceNode {
@@ -126,11 +128,6 @@ fn refuse_unfinished(pipeline: &Pipeline) -> Result<(), RunError> {
     if pipeline.state.backend != Backend::Memory {
         return unfinished("backend = \"disk\"");
     }
-    for (name, spec) in &pipeline.aggregations {
-        if spec.corrects() || !matches!(spec.window, WindowSpec::Tumbling { .. }) {
-            return unfinished(&format!("the window of `{name}`"));
-        }
-    }
     Ok(())
 }
 
@@ -182,7 +179,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
     }
 
     let captures = Arc::new(Captures::new(parts.pipeline.errors.captures.clone()));
-    let mut files: BTreeMap<TaskId, Windows> = BTreeMap::new();
+    let mut files: BTreeMap<TaskId, read_state::Windows> = BTreeMap::new();
     for (node, instances) in parts.aggregations.iter().zip(plugins) {
         let state = checkpoint.operators.get(&*node.name).cloned().unwrap_or_default();
         let by_task = restore::files_by_task(&state.files, tasks);
@@ -204,9 +201,13 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 options.observer.clone(),
                 state.watermark_ms,
             );
-            let watermark_ms = state.watermark_ms;
-            let late_dropped = if task == 0 { state.late_dropped } else { 0 };
-            threads.push(spawn(id, &events, move || aggregate.run(watermark_ms, late_dropped, restored))?);
+            let restored = Restored {
+                watermark_ms: state.watermark_ms,
+                reached: state.reached.clone(),
+                late_dropped: if task == 0 { state.late_dropped } else { 0 },
+                windows: restored,
+            };
+            threads.push(spawn(id, &events, move || aggregate.run(restored))?);
         }
     }
 
@@ -369,11 +370,6 @@ fn aggregate_task(
 ) -> AggregateTask {
     let stats = parts.stats.node(&node.name);
     let status = parts.stats.status.operator(&node.name, graph.senders(&node.name, id.task), restored_ms);
-    let (size_ms, offset_ms) = match node.spec.window {
-        WindowSpec::Tumbling { size_ms, offset_ms } => (size_ms, offset_ms),
-        // refused at the start
-        _ => (1, 0),
-    };
     let input = input_columns(node, &*plugin);
     let recorded = Recorded {
         kind: Kind::Aggregation,
@@ -413,8 +409,9 @@ fn aggregate_task(
             recorder,
             node.spec.consecutive_limit,
         ),
-        window: Tumbling::new(size_ms, offset_ms),
-        allowed_lateness_ms: i64::try_from(node.spec.allowed_lateness_ms).unwrap_or(i64::MAX),
+        windows: windows(&node.spec),
+        policy: policy(&node.spec, parts.pipeline.below(&node.name)),
+        every: every(&node.spec),
         key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
         output_schema: node.output.to_arrow(),
         key_groups: key::key_group_range(id.task, tasks),
@@ -422,6 +419,38 @@ fn aggregate_task(
         stats,
         status,
         observer,
+    }
+}
+
+/// The windows of an aggregation, as the core knows them.
+pub(crate) fn windows(spec: &AggregationSpec) -> Windows {
+    match spec.window {
+        WindowSpec::Tumbling { size_ms, offset_ms } => Windows::Sliced(Slicing::tumbling(size_ms, offset_ms)),
+        WindowSpec::Sliding { size_ms, slide_ms, offset_ms } => {
+            Windows::Sliced(Slicing::new(size_ms, slide_ms, offset_ms))
+        }
+        WindowSpec::Session { gap_ms } => Windows::Session { gap_ms },
+        WindowSpec::Global => {
+            let ttl_ms = spec.state_ttl_ms.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(i64::MAX);
+            Windows::Global { ttl_ms }
+        }
+    }
+}
+
+/// What is given of its results, by who reads them.
+pub(crate) fn policy(spec: &AggregationSpec, below: Below) -> Policy {
+    Policy {
+        allowed_lateness_ms: i64::try_from(spec.allowed_lateness_ms).unwrap_or(i64::MAX),
+        early: spec.emit != EmitSpec::OnClose,
+        sinks: below.sinks,
+        operators: below.operators,
+    }
+}
+
+pub(crate) fn every(spec: &AggregationSpec) -> Option<Duration> {
+    match spec.emit {
+        EmitSpec::OnClose => None,
+        EmitSpec::Every { every_ms } => Some(Duration::from_millis(every_ms)),
     }
 }
 
@@ -451,6 +480,7 @@ fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTree
                 state,
                 files: Vec::new(),
                 late_dropped: 0,
+                reached: Vec::new(),
             };
             (node.name.to_string(), operator)
         })

@@ -55,7 +55,7 @@ pub struct WindowReport {
     pub oldest_open: Option<(i64, i64)>,
     pub groups: u64,
     pub state_bytes: u64,
-    /// groups whose correction waits for the next tick or barrier
+    /// closed windows, or sessions, whose correction waits for the next tick or barrier
     pub corrections_waiting: u64,
 }
 

@@ -113,6 +113,7 @@ mod tests {
 
     fn file(path: &str, written_by: u64) -> StateFile {
         StateFile {
+            holds: Default::default(),
             path: path.into(),
             bytes: 1,
             sha256: String::new(),

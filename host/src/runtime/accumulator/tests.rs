@@ -85,8 +85,12 @@ impl Aggregator for Fragile {
         Ok(rejected)
     }
 
-    fn combine(&mut self, _: &[u32], _: &[u32]) -> Result<(), PluginError> {
-        unreachable!("no operator combines yet")
+    fn combine(&mut self, sources: &[u32], targets: &[u32]) -> Result<(), PluginError> {
+        self.enter("combine")?;
+        for (source, target) in sources.iter().zip(targets) {
+            self.sums[*target as usize] += self.sums[*source as usize];
+        }
+        Ok(())
     }
 
     fn merge(&mut self, state: &[ArrayRef], groups: &[u32], total: u32) -> Result<(), PluginError> {
@@ -214,7 +218,7 @@ fn too_many_failures_in_a_row_stop_the_run() {
     let mut accumulator = accumulator(&world, usize::MAX);
     let mut flaky = |value| {
         let updated = accumulator.update(column(&[value]), &[0], 1, &nowhere);
-        updated.and_then(|_| accumulator.export(0, &[0])).map(|_| accumulator.forget_inputs())
+        updated.and_then(|_| accumulator.export(0, &[0])).map(|_| accumulator.exported(0..1))
     };
     for _ in 0..2 {
         (1..LIMIT).for_each(|_| flaky(FLAKY).unwrap());
@@ -231,7 +235,7 @@ fn memory_is_given_back_once_and_nothing_is_lost_by_it() {
     let mut accumulator = accumulator(&world, usize::MAX);
     accumulator.update(column(&[4, 5]), &[0, 1], 2, &nowhere).unwrap();
     accumulator.export(0, &[0, 1]).unwrap();
-    accumulator.forget_inputs();
+    accumulator.exported(0..1);
     for _ in 0..3 {
         accumulator.give_memory_back().unwrap();
     }
@@ -271,6 +275,14 @@ enum Step {
     Export,
     /// the oldest window closes, in two calls
     Close,
+    /// groups of one window become one
+    Fold {
+        newest: bool,
+        from: u8,
+        to: u8,
+    },
+    /// results of groups put together from others, which stay as they are
+    Assemble(Vec<(u8, u8)>),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -279,6 +291,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => prop::collection::vec((0_u8..12, value), 1..30).prop_map(Step::Update),
         1 => Just(Step::Export),
         1 => Just(Step::Close),
+        2 => (any::<bool>(), 0_u8..6, 0_u8..6).prop_map(|(newest, from, to)| Step::Fold { newest, from, to }),
+        1 => prop::collection::vec((0_u8..12, 0_u8..12), 1..5).prop_map(Step::Assemble),
     ];
     prop::collection::vec(step, 1..25)
 }
@@ -328,17 +342,39 @@ proptest! {
                         for (window, first) in windows(oldest) {
                             let Ok(_) = accumulator.export(i64::from(window), &slots_of(first)) else { return Ok(()) };
                         }
-                        accumulator.forget_inputs();
+                        accumulator.exported(i64::from(oldest)..i64::from(oldest) + 2);
                     }
                 }
                 Step::Export => {
                     for (window, first) in windows(oldest) {
                         let Ok(_) = accumulator.export(i64::from(window), &slots_of(first)) else { return Ok(()) };
                     }
-                    accumulator.forget_inputs();
+                    accumulator.exported(i64::from(oldest)..i64::from(oldest) + 2);
+                }
+                Step::Fold { from, to, .. } if from == to => {}
+                Step::Fold { newest, from, to } => {
+                    let (_, first) = windows(oldest)[usize::from(newest)];
+                    let (from, to) = (first + u32::from(from), first + u32::from(to));
+                    let Ok(()) = accumulator.fold(vec![from], vec![to]) else { return Ok(()) };
+                    expected[to as usize] += std::mem::take(&mut expected[from as usize]);
+                }
+                Step::Assemble(pairs) => {
+                    let mut assembly = Assembly::default();
+                    for (borrowed, (a, b)) in (12..).zip(&pairs) {
+                        assembly.sources.extend([u32::from(*a), u32::from(*b)]);
+                        assembly.targets.extend([borrowed; 2]);
+                        assembly.slots.push(borrowed);
+                        assembly.borrowed.push(borrowed);
+                    }
+                    accumulator.grow(20);
+                    let us = vec![WindowUs { start: 0, end: 1 }; pairs.len()];
+                    let Ok(output) = accumulator.evaluate_assembled(&assembly, &us, false) else { return Ok(()) };
+                    let sums: Vec<i64> =
+                        pairs.iter().map(|(a, b)| expected[usize::from(*a)] + expected[usize::from(*b)]).collect();
+                    prop_assert_eq!(output.columns[0].as_primitive::<Int64Type>().values(), &sums);
                 }
                 Step::Close => {
-                    let [(window, first), _] = windows(oldest);
+                    let [(_, first), _] = windows(oldest);
                     for slots in slots_of(first).chunks(3) {
                         let us = vec![WindowUs { start: 0, end: 1 }; 3];
                         let Ok(output) = accumulator.evaluate(slots, &us, true) else { return Ok(()) };
@@ -347,7 +383,6 @@ proptest! {
                         let Ok(()) = accumulator.reset(slots) else { return Ok(()) };
                         expected[from..from + 3].fill(0);
                     }
-                    accumulator.forget_window(i64::from(window));
                     oldest += 1;
                 }
             }

@@ -1,22 +1,32 @@
-//! How an aggregation's state leaves for a checkpoint, and comes back from one.
+//! How an aggregation's state leaves for a checkpoint, and comes back from one: what groups hold, and what has been given
+//! of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, UInt32Array};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Int32Type, TimestampMicrosecondType};
+use arrow_array::{
+    Array as _, ArrayRef, BooleanArray, Int32Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+};
 use crossbeam_channel::Sender;
 use millrace_core::barrier::Barrier;
-use millrace_core::groups::WindowGroups;
+use millrace_core::checkpoint::{BucketId, Holds, state_file_schema};
+use millrace_core::due::When;
 use millrace_core::key::{self, KeyGroup};
+use millrace_core::ledger::Entry;
+use millrace_core::panes::Reached;
 use millrace_core::schema::{DataType, Field, Schema};
+use millrace_core::sessions::FOREVER;
 use millrace_core::window::Window;
+use millrace_core::windower::{Bucket, Windows};
 
-use super::{AggregateTask, State, constant_time};
-use crate::runtime::edge::Hangup;
+use super::{AggregateTask, State, Step};
 use crate::runtime::message::{Event, Message, RunError, TaskId};
 
 /// State of one window, read from a checkpoint, already reduced to this task's key groups.
 pub struct RestoredWindow {
+    pub holds: Holds,
     pub start_ms: i64,
     /// key columns, window_start, window_end, state columns
     pub batches: Vec<RecordBatch>,
@@ -26,18 +36,20 @@ pub struct RestoredWindow {
     pub files: usize,
 }
 
-/// Changed windows on their way to durable files. The acknowledgement is sent once they are there.
+/// What has changed, on its way to durable files. The acknowledgement is sent once they are there.
 pub struct Export {
     pub task: TaskId,
     pub checkpoint: u64,
     pub key_groups: (KeyGroup, KeyGroup),
     pub windows: Vec<ExportedWindow>,
     pub watermark_ms: Option<i64>,
-    pub unchanged: Vec<i64>,
+    pub reached: Option<Reached>,
+    pub unchanged: Vec<BucketId>,
     pub late_dropped: u64,
 }
 
 pub struct ExportedWindow {
+    pub holds: Holds,
     pub window: Window,
     pub groups: u64,
     pub batches: Vec<RecordBatch>,
@@ -49,15 +61,22 @@ pub trait StateUploader: Send + Sync {
 }
 
 impl AggregateTask {
-    /// This task's part of a checkpoint: changed windows leave the plugin as columns, the rest is done elsewhere.
-    pub(super) fn barrier(&mut self, state: &mut State, barrier: Barrier) -> Result<Result<(), Hangup>, RunError> {
-        if let Err(hangup) = self.flush(state)? {
+    /// This task's part of a checkpoint: what has changed leaves the plugin as columns, the rest is done elsewhere.
+    pub(super) fn barrier(&mut self, state: &mut State, barrier: Barrier) -> Step {
+        let step = if self.policy.corrects() { self.give(state, When::Barrier)? } else { self.flush(state)? };
+        if let Err(hangup) = step {
             return Ok(Err(hangup));
         }
-        let windows = self.export_changed(state)?;
-        let changed = state.groups.take_changed();
-        let unchanged =
-            state.groups.windows().map(|(start, _)| start).filter(|s| changed.binary_search(s).is_err()).collect();
+        let mut windows = self.export_changed(state)?;
+        let (_, others) = state.windower.take_changed();
+        let mut unchanged: Vec<BucketId> = others.into_iter().map(|start| (Holds::State, start)).collect();
+        if self.policy.keeps_ledger() {
+            let (changed, others) = state.windower.take_ledgers();
+            unchanged.extend(others.into_iter().map(|start| (Holds::Ledger, start)));
+            for (start_ms, lines) in changed {
+                windows.push(self.ledger(start_ms, &lines)?);
+            }
+        }
         self.plugin.give_memory_back()?;
         self.report(state, true)?;
         let export = Export {
@@ -66,6 +85,11 @@ impl AggregateTask {
             key_groups: self.key_groups,
             windows,
             watermark_ms: state.true_watermark_ms,
+            reached: Some(Reached {
+                first_key_group: self.key_groups.0,
+                last_key_group: self.key_groups.1.saturating_sub(1),
+                watermark_ms: state.true_watermark_ms,
+            }),
             unchanged,
             late_dropped: state.late_dropped,
         };
@@ -73,74 +97,139 @@ impl AggregateTask {
         Ok(self.broadcast(&Message::Barrier(barrier)))
     }
 
-    /// The state of all windows that are not as the last checkpoint has them. A failed plugin instance starts from it, so
-    /// it is also done between checkpoints, when the inputs kept since become too many.
-    pub(super) fn export_changed(&mut self, state: &State) -> Result<Vec<ExportedWindow>, RunError> {
-        let mut windows = Vec::new();
-        for start_ms in state.groups.changed() {
-            if let Some(groups) = state.groups.window(start_ms) {
-                windows.push(self.export(self.window.starting_at(start_ms), groups)?);
-            }
-        }
-        self.plugin.forget_inputs();
+    /// The state of all that is not as the last checkpoint has it. A failed plugin instance starts from it, so it is also
+    /// done between checkpoints, when the inputs kept since become too many.
+    pub(super) fn export_changed(&mut self, state: &mut State) -> Result<Vec<ExportedWindow>, RunError> {
+        let buckets = state.windower.buckets(&state.windower.changed());
+        let windows = buckets.into_iter().map(|bucket| self.export(&bucket)).collect::<Result<_, _>>()?;
+        self.plugin.exported(state.windower.bucket_starts().into_iter());
         Ok(windows)
     }
 
-    fn export(&mut self, window: Window, groups: &WindowGroups) -> Result<ExportedWindow, RunError> {
-        let slots = groups.slots();
-        let key_columns = key::decode(&self.key, groups.keys()).map_err(|e| RunError::Internal(e.to_string()))?;
-        let place: HashMap<u32, u32> = slots.iter().copied().zip(0_u32..).collect();
-        let schema = state_schema(&self.key, &self.plugin.signature().state).to_arrow();
+    fn export(&mut self, bucket: &Bucket) -> Result<ExportedWindow, RunError> {
+        let keys = bucket.keys.iter().map(Vec::as_slice);
+        let mut fixed = key::decode(&self.key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
+        fixed.extend(self.edges(bucket.slots.len(), |row| match &bucket.windows {
+            Some(windows) => windows.get(row).copied().unwrap_or(bucket.window),
+            None => bucket.window,
+        }));
+        let place: HashMap<u32, u32> = bucket.slots.iter().copied().zip(0_u32..).collect();
+        let schema = self.schema(&self.plugin.signature().state);
         let mut batches = Vec::new();
-        for chunk in self.plugin.export(window.start_ms, &slots)? {
+        for chunk in self.plugin.export(bucket.window.start_ms, &bucket.slots)? {
             let picks: UInt32Array = chunk.groups.iter().filter_map(|slot| place.get(slot).copied()).collect();
-            let rows = picks.len();
             let mut columns =
-                key_columns.iter().map(|c| arrow_select::take::take(c, &picks, None)).collect::<Result<Vec<_>, _>>()?;
-            columns.push(constant_time(window.start_ms.saturating_mul(1_000), rows));
-            columns.push(constant_time(window.end_ms.saturating_mul(1_000), rows));
+                fixed.iter().map(|c| arrow_select::take::take(c, &picks, None)).collect::<Result<Vec<_>, _>>()?;
             columns.extend(chunk.columns);
             batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
         }
-        Ok(ExportedWindow { window, groups: groups.len() as u64, batches })
+        Ok(ExportedWindow { holds: Holds::State, window: bucket.window, groups: bucket.slots.len() as u64, batches })
+    }
+
+    fn ledger(&self, start_ms: i64, lines: &[Entry]) -> Result<ExportedWindow, RunError> {
+        let keys = lines.iter().map(|line| line.key.as_slice());
+        let mut columns = key::decode(&self.key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
+        columns.extend(self.edges(lines.len(), |row| lines.get(row).map_or(FOREVER, |line| line.window)));
+        let revisions = lines.iter().map(|line| i32::try_from(line.revision).unwrap_or(i32::MAX));
+        columns.push(Arc::new(Int32Array::from_iter_values(revisions)));
+        columns.push(Arc::new(lines.iter().map(|line| Some(line.present)).collect::<BooleanArray>()));
+        columns.push(Arc::new(lines.iter().map(|line| Some(line.changed)).collect::<BooleanArray>()));
+        let last = lines.iter().map(|line| line.last_event_ms.map(|ms| ms.saturating_mul(1_000)));
+        let last: TimestampMicrosecondArray = last.collect();
+        columns.push(Arc::new(last.with_data_type(DataType::Timestamptz.to_arrow())));
+        let batch = RecordBatch::try_new(self.schema(&ledger_columns()), columns)?;
+        let window = Window { start_ms, end_ms: start_ms };
+        Ok(ExportedWindow { holds: Holds::Ledger, window, groups: lines.len() as u64, batches: vec![batch] })
+    }
+
+    /// `window_start` and `window_end`; of the global window they are null.
+    fn edges(&self, rows: usize, window: impl Fn(usize) -> Window) -> [ArrayRef; 2] {
+        let is_global = matches!(self.windows, Windows::Global { .. });
+        [false, true].map(|end| {
+            let edge = |row| {
+                let window = window(row);
+                let ms = if end { window.end_ms } else { window.start_ms };
+                (!is_global).then(|| ms.saturating_mul(1_000))
+            };
+            let edges: TimestampMicrosecondArray = (0..rows).map(edge).collect();
+            Arc::new(edges.with_data_type(DataType::Timestamptz.to_arrow())) as ArrayRef
+        })
+    }
+
+    fn schema(&self, columns: &Schema) -> arrow_schema::SchemaRef {
+        let mut schema = state_file_schema(&self.key, columns);
+        if matches!(self.windows, Windows::Global { .. }) {
+            schema.fields.iter_mut().skip(self.key.len()).take(2).for_each(|edge| edge.nullable = true);
+        }
+        schema.to_arrow()
     }
 
     pub(super) fn restore(&mut self, state: &mut State, restored: Vec<RestoredWindow>) -> Result<(), RunError> {
-        let key_count = self.key.len();
-        for RestoredWindow { start_ms, batches, clean, .. } in restored {
-            for batch in &batches {
-                let columns = batch.columns();
-                let (keys, rest) = columns
-                    .split_at_checked(key_count)
-                    .ok_or_else(|| RunError::Internal("a state file lacks key columns".into()))?;
+        for bucket in restored {
+            for batch in &bucket.batches {
+                let lacks = || RunError::Internal("a state file lacks columns".into());
+                let (keys, rest) = batch.columns().split_at_checked(self.key.len()).ok_or_else(lacks)?;
+                let (edges, rest) = rest.split_at_checked(2).ok_or_else(lacks)?;
                 let keys = key::encode(keys, batch.num_rows()).map_err(|e| RunError::Internal(e.to_string()))?;
-                let mut slots = Vec::with_capacity(batch.num_rows());
-                state
-                    .groups
-                    .slots(start_ms, (0..batch.num_rows()).map(|r| (keys.hash(r), keys.bytes(r))), &mut slots)
-                    .map_err(|e| RunError::External(e.to_string()))?;
-                let total = state.groups.total_slots();
-                state.live.resize(total as usize, false);
-                for &slot in &slots {
-                    if let Some(live) = state.live.get_mut(slot as usize) {
-                        *live = true;
+                let windows = windows_of(edges).ok_or_else(lacks)?;
+                match bucket.holds {
+                    Holds::State => {
+                        let slots = state
+                            .windower
+                            .restore(bucket.start_ms, &keys, &windows)
+                            .map_err(|e| RunError::External(e.to_string()))?;
+                        let total = state.windower.slots().total();
+                        self.plugin.restore(bucket.start_ms, rest.to_vec(), slots, total)?;
+                    }
+                    // of an operator whose results cannot change any more
+                    Holds::Ledger if !self.policy.keeps_ledger() => {}
+                    Holds::Ledger => {
+                        for (row, entry) in entries(&keys, &windows, rest).ok_or_else(lacks)?.iter().enumerate() {
+                            state.windower.restore_entry(keys.hash(row), entry);
+                        }
                     }
                 }
-                self.plugin.restore(start_ms, rest.get(2..).unwrap_or_default().to_vec(), slots, total)?;
             }
-            if clean {
-                state.groups.mark_unchanged(start_ms);
+            match bucket.holds {
+                _ if !bucket.clean => {}
+                Holds::State => state.windower.mark_unchanged(bucket.start_ms),
+                Holds::Ledger => state.windower.mark_ledger_unchanged(bucket.start_ms),
             }
         }
         Ok(())
     }
 }
 
-/// The columns of a state file.
-fn state_schema(key: &[Field], state: &Schema) -> Schema {
-    let mut fields = key.to_vec();
-    fields.push(Field::new("window_start", DataType::Timestamptz, false));
-    fields.push(Field::new("window_end", DataType::Timestamptz, false));
-    fields.extend(state.fields.iter().cloned());
-    Schema::new(fields)
+/// The plugin's columns stand here in a file of state.
+fn ledger_columns() -> Schema {
+    Schema::new(vec![
+        Field::new("revision", DataType::Int, false),
+        Field::new("present", DataType::Boolean, false),
+        Field::new("changed", DataType::Boolean, false),
+        Field::new("last_event", DataType::Timestamptz, true),
+    ])
+}
+
+/// None: not such columns.
+fn windows_of(edges: &[ArrayRef]) -> Option<Vec<Window>> {
+    let column = |at: usize| edges.get(at)?.as_primitive_opt::<TimestampMicrosecondType>();
+    let (starts, ends) = (column(0)?, column(1)?);
+    let edge = |us: Option<i64>, global: i64| us.map_or(global, |us| us.div_euclid(1_000));
+    let window = |(start, end)| Window { start_ms: edge(start, FOREVER.start_ms), end_ms: edge(end, FOREVER.end_ms) };
+    Some(starts.iter().zip(ends.iter()).map(window).collect())
+}
+
+fn entries(keys: &key::Keys, windows: &[Window], rest: &[ArrayRef]) -> Option<Vec<Entry>> {
+    let revisions = rest.first()?.as_primitive_opt::<Int32Type>()?;
+    let (present, changed) = (rest.get(1)?.as_boolean_opt()?, rest.get(2)?.as_boolean_opt()?);
+    let last = rest.get(3)?.as_primitive_opt::<TimestampMicrosecondType>()?;
+    let entry = |(row, window): (usize, &Window)| Entry {
+        key: keys.bytes(row).to_vec(),
+        window: *window,
+        revision: u32::try_from(revisions.value(row)).unwrap_or(0),
+        present: present.value(row),
+        changed: changed.value(row),
+        last_event_ms: last.is_valid(row).then(|| last.value(row).div_euclid(1_000)),
+    };
+    Some(windows.iter().enumerate().map(entry).collect())
 }

@@ -8,7 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use iceberg::spec::{ManifestContentType, ManifestListWriter, ManifestWriterBuilder, Operation};
 use millrace_core::batch::{Audience, Change as Kind, Changes};
-use millrace_core::checkpoint::{OpenCommit, StateFile, WriterState};
+use millrace_core::checkpoint::{Holds, OpenCommit, StateFile, WriterState};
 use millrace_core::watermark::END_OF_TIME_MS;
 
 use super::*;
@@ -34,6 +34,7 @@ impl WriterStore for Kept {
         let mut files = self.files.lock().unwrap();
         let path = format!("{sink}/{checkpoint:08}-{}", files.len());
         let file = StateFile {
+            holds: Holds::Positions,
             path: path.clone(),
             bytes: 1,
             sha256: String::new(),

@@ -1,0 +1,422 @@
+//! Tumbling and sliding windows of one task: which are open, closed, expired; which groups have changed since they were
+//! given.
+//!
+//! ```text
+//!   rows ─▶ pane ─▶ (pane, key) → slot                        GroupTable
+//!                     │ a new pane
+//!                     ▼
+//!           windows with data, not expired:  start → closed? given up to which round? ledger
+//!   watermark ─▶ close: each group that has changed since it was given
+//!             ─▶ expire: the same; once more for operators below; then the window goes, and each pane with its last one
+//! ```
+//!
+//! Owns no state of a plugin: it says which slots make a group, the task has them evaluated.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Audience;
+use crate::due::{Due, Given, Owner, Policy, When};
+use crate::groups::{GroupTable, WindowGroups};
+use crate::key::{KeyGroup, Keys, key_group};
+use crate::ledger::{Entry, Ledger};
+use crate::slots::TooManyGroups;
+use crate::window::{Phase, Slicing, Window};
+use crate::windower::Placed;
+
+#[derive(Debug)]
+pub struct Panes {
+    slicing: Slicing,
+    policy: Policy,
+    pub(crate) table: GroupTable,
+    /// windows that have data and have not expired, by start
+    live: BTreeMap<i64, Live>,
+    reached: Vec<Reached>,
+}
+
+/// How far the results of some key groups had been given when a checkpoint was taken: tasks may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    pub first_key_group: KeyGroup,
+    /// inclusive
+    pub last_key_group: KeyGroup,
+    pub watermark_ms: Option<i64>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    /// has given its results once
+    closed: bool,
+    /// all changes up to this round have been given
+    round: u32,
+    ledger: Ledger,
+}
+
+impl Panes {
+    pub fn new(slicing: Slicing, policy: Policy) -> Self {
+        Self { slicing, policy, table: GroupTable::default(), live: BTreeMap::new(), reached: Vec::new() }
+    }
+
+    /// Before anything is restored: windows that had expired by then have given their results.
+    pub fn set_reached(&mut self, reached: Vec<Reached>) {
+        self.reached = reached;
+    }
+
+    /// By all that was restored, this window had expired, and has given its results: of this group, or (none) of all.
+    fn was_given(&self, window: Window, hash: Option<u64>) -> bool {
+        let of = |reached: &&Reached| {
+            hash.is_none_or(|hash| (reached.first_key_group..=reached.last_key_group).contains(&key_group(hash)))
+        };
+        let lateness_ms = self.policy.allowed_lateness_ms;
+        let mut any = false;
+        let mut of_it = self.reached.iter().filter(of).inspect(|_| any = true);
+        let all = of_it.all(|reached| window.phase(reached.watermark_ms, lateness_ms) == Phase::Expired);
+        all && any
+    }
+
+    /// Gives each row its slot, or finds it late. Runs of rows in one pane: the pane is looked up once a run, the key once a
+    /// row.
+    pub fn place(
+        &mut self,
+        rows: &[u32],
+        times_ms: &[i64],
+        keys: &Keys,
+        watermark_ms: Option<i64>,
+    ) -> Result<Placed, TooManyGroups> {
+        let time_of = |row: u32| times_ms.get(row as usize).copied().unwrap_or_default();
+        let mut placed = Placed::with_capacity(rows.len());
+        let mut from = 0;
+        while let Some(&first) = rows.get(from) {
+            let pane = self.slicing.pane(time_of(first));
+            let rest = rows.get(from..).unwrap_or_default();
+            let within = |row: &&u32| (pane.start_ms..pane.end_ms).contains(&time_of(**row));
+            let run = rest.get(..rest.iter().take_while(within).count().max(1)).unwrap_or_default();
+            from += run.len();
+            let last = self.slicing.last_window(pane);
+            if last.phase(watermark_ms, self.policy.allowed_lateness_ms) == Phase::Expired {
+                placed.late(rows, from - run.len(), run);
+                continue;
+            }
+            placed.kept(run);
+            if !self.table.contains(pane.start_ms) {
+                let lateness_ms = self.policy.allowed_lateness_ms;
+                self.enliven(pane, |window| window.phase(watermark_ms, lateness_ms) == Phase::Expired);
+            }
+            let of = run.iter().map(|&row| (keys.hash(row as usize), keys.bytes(row as usize)));
+            self.table.slots(pane.start_ms, of, &mut placed.slots)?;
+        }
+        Ok(placed)
+    }
+
+    /// A pane has come up: its windows have data.
+    fn enliven(&mut self, pane: Window, is_over: impl Fn(Window) -> bool) {
+        for window in self.slicing.windows(pane) {
+            if is_over(window) {
+                break;
+            }
+            self.live.entry(window.start_ms).or_default();
+        }
+    }
+
+    /// The window that an event belongs to which is the last to expire.
+    pub fn last_window(&self, time_ms: i64) -> Window {
+        self.slicing.last_window(self.slicing.pane(time_ms))
+    }
+
+    /// What is to be given next; to be settled before the next call.
+    pub fn due(&mut self, when: When, watermark_ms: Option<i64>) -> Option<Due> {
+        match when {
+            When::Watermark => self.due_by_time(watermark_ms),
+            When::Barrier if self.policy.early => None,
+            When::Barrier => self.due_changed(|window| window.phase(watermark_ms, 0) != Phase::Open),
+            When::Tick => self.due_changed(|_| true),
+        }
+    }
+
+    fn due_by_time(&mut self, watermark_ms: Option<i64>) -> Option<Due> {
+        let lateness_ms = self.policy.allowed_lateness_ms;
+        loop {
+            let passed = |(start, live): (&i64, &Live)| {
+                let phase = self.slicing.window(*start).phase(watermark_ms, lateness_ms);
+                match phase {
+                    Phase::Expired => Some((*start, true)),
+                    Phase::Closed if !live.closed => Some((*start, false)),
+                    _ => None,
+                }
+            };
+            // those that have expired come first; behind them are those that have closed
+            let reached =
+                |(start, _): &(&i64, &Live)| self.slicing.window(**start).phase(watermark_ms, 0) != Phase::Open;
+            let (start_ms, expired) = self.live.iter().take_while(reached).find_map(passed)?;
+            let due = if expired { self.expiring(start_ms) } else { self.changed(start_ms) };
+            if !expired && let Some(live) = self.live.get_mut(&start_ms) {
+                live.closed = true;
+            }
+            if let Some(due) = due {
+                return Some(due);
+            }
+        }
+    }
+
+    /// One step of a window's end: what has changed, to the sinks; all, to operators below; both at once where nothing
+    /// had been given.
+    fn expiring(&mut self, start_ms: i64) -> Option<Due> {
+        let live = self.live.get(&start_ms)?;
+        let fresh = live.ledger.is_empty();
+        let to_sinks = self.policy.keeps_ledger() && !fresh && self.has_changed(start_ms, live.round);
+        let mut due = if to_sinks {
+            self.gather(start_ms, Audience::Sinks, true, true)
+        } else {
+            let audience = if self.policy.keeps_ledger() && !fresh { Audience::Operators } else { Audience::All };
+            let mut due = match audience {
+                // sinks have them all
+                Audience::Operators if !self.policy.operators => Due::new(audience, true),
+                _ => self.gather(start_ms, audience, true, false),
+            };
+            due.ends = true;
+            due
+        };
+        due.window_start_ms = Some(start_ms);
+        due.is_final = true;
+        Some(due)
+    }
+
+    /// Closed windows (or all) with groups that have changed since they were given.
+    fn due_changed(&mut self, asked: impl Fn(Window) -> bool) -> Option<Due> {
+        let wanted = |(start, live): (&i64, &Live)| {
+            (asked(self.slicing.window(*start)) && self.has_changed(*start, live.round)).then_some(*start)
+        };
+        let starts: Vec<i64> = self.live.iter().filter_map(wanted).collect();
+        starts.into_iter().find_map(|start_ms| self.changed(start_ms))
+    }
+
+    /// The groups of a window that have changed since they were given; none: it is up to date.
+    fn changed(&mut self, start_ms: i64) -> Option<Due> {
+        if !self.policy.keeps_ledger() {
+            return None;
+        }
+        let due = self.gather(start_ms, Audience::Sinks, false, true);
+        if due.is_empty() {
+            let round = self.table.slots.round();
+            if let Some(live) = self.live.get_mut(&start_ms) {
+                live.round = round;
+            }
+            return None;
+        }
+        Some(due)
+    }
+
+    fn has_changed(&self, start_ms: i64, since: u32) -> bool {
+        self.panes_of(start_ms).any(|(_, pane)| pane.round() > since)
+    }
+
+    fn panes_of(&self, start_ms: i64) -> impl Iterator<Item = (i64, &WindowGroups)> {
+        let window = self.slicing.window(start_ms);
+        self.table.range(window.start_ms..window.end_ms)
+    }
+
+    /// The groups of a window, each with the slots of its panes.
+    fn gather(&self, start_ms: i64, audience: Audience, is_final: bool, changed_only: bool) -> Due {
+        let window = self.slicing.window(start_ms);
+        let mut due = Due::new(audience, is_final);
+        due.window_start_ms = Some(start_ms);
+        let slots = &self.table.slots;
+        let ledger = self.live.get(&start_ms).map(|live| &live.ledger).filter(|ledger| !ledger.is_empty());
+        let given = |hash, key: &[u8]| ledger.map_or_else(Given::default, |ledger| ledger.get(hash, key));
+        // of most windows nothing was given before a restart
+        let restart = self.reached.iter().any(|r| window.phase(r.watermark_ms, 0) != Phase::Open);
+        let was_given = |hash| restart && self.was_given(window, Some(hash));
+        let mut panes: Vec<&WindowGroups> = self.panes_of(start_ms).map(|(_, pane)| pane).collect();
+        if panes.len() == 1
+            && let Some(pane) = panes.pop()
+        {
+            for (hash, key, slot) in pane.iter().filter(|(_, _, slot)| slots.is_live(*slot)) {
+                let given = given(hash, key);
+                if (!changed_only || slots.touched(slot) > given.round) && !was_given(hash) {
+                    due.push(window, given, Owner::Key(hash), key, &[slot]);
+                }
+            }
+            return due;
+        }
+        let assembled = Assembled::of(&panes, |slot| slots.is_live(slot));
+        for ((hash, key, _), parts) in assembled.keys.iter().zip(assembled.parts()) {
+            let touched = parts.iter().map(|slot| slots.touched(*slot)).max().unwrap_or(0);
+            let given = given(hash, key);
+            if (!changed_only || touched > given.round) && !was_given(hash) {
+                due.push(window, given, Owner::Key(hash), key, parts);
+            }
+        }
+        due
+    }
+
+    /// The rows of a due are on their way. Returns slots that nothing needs any more: reset, then released.
+    pub fn settle(&mut self, due: &Due, has_rows: &[bool]) -> Vec<u32> {
+        let round = self.table.slots.round();
+        let Some(start_ms) = due.window_start_ms else { return Vec::new() };
+        if due.ends {
+            self.live.remove(&start_ms);
+            return self.forget_panes(start_ms);
+        }
+        let Some(live) = self.live.get_mut(&start_ms) else { return Vec::new() };
+        live.round = round;
+        for (group, has_rows) in due.groups.iter().zip(has_rows) {
+            if let Owner::Key(hash) = group.owner {
+                live.ledger.set(hash, due.key(group), group.given.then(*has_rows, round));
+            }
+        }
+        Vec::new()
+    }
+
+    /// Panes whose last window has expired.
+    fn forget_panes(&mut self, start_ms: i64) -> Vec<u32> {
+        let last = |pane: &i64| self.slicing.last_window(self.slicing.pane(*pane)).start_ms == start_ms;
+        let window = self.slicing.window(start_ms);
+        let gone: Vec<i64> =
+            self.table.range(window.start_ms..window.end_ms).map(|(pane, _)| pane).take_while(last).collect();
+        gone.into_iter().filter_map(|pane| self.table.take_window(pane)).flat_map(|pane| pane.slots()).collect()
+    }
+
+    /// The slots of groups as a checkpoint had them.
+    pub fn restore(&mut self, pane_start_ms: i64, keys: &Keys, rows: usize) -> Result<Vec<u32>, TooManyGroups> {
+        let mut slots = Vec::with_capacity(rows);
+        let pane = self.slicing.pane(pane_start_ms);
+        let given: Vec<Window> = self.slicing.windows(pane).filter(|w| self.was_given(*w, None)).collect();
+        self.enliven(pane, |window| given.contains(&window));
+        self.table.slots(pane.start_ms, (0..rows).map(|row| (keys.hash(row), keys.bytes(row))), &mut slots)?;
+        for slot in &slots {
+            self.table.slots.restored(*slot);
+        }
+        Ok(slots)
+    }
+
+    pub fn restore_entry(&mut self, hash: u64, entry: &Entry) {
+        // a window that has no state has nothing to correct
+        if let Some(live) = self.live.get_mut(&entry.window.start_ms) {
+            live.ledger.set(hash, &entry.key, entry.given());
+        }
+    }
+
+    pub fn mark_ledger_unchanged(&mut self, start_ms: i64) {
+        if let Some(live) = self.live.get_mut(&start_ms) {
+            live.ledger.mark_unchanged();
+        }
+    }
+
+    /// Of each window whose ledger has changed since the last call: its lines; and which stand as they were.
+    pub fn take_ledgers(&mut self) -> (Vec<(i64, Vec<Entry>)>, Vec<i64>) {
+        let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
+        let slicing = self.slicing;
+        let starts: Vec<i64> = self.live.iter().filter(|(_, l)| !l.ledger.is_empty()).map(|(s, _)| *s).collect();
+        for start_ms in starts {
+            // what is said to have changed since also changes with each row
+            let stale = self.live.get(&start_ms).is_some_and(|live| self.has_changed(start_ms, live.round));
+            let Some(live) = self.live.get_mut(&start_ms) else { continue };
+            if !live.ledger.take_changed() && !stale {
+                unchanged.push(start_ms);
+                continue;
+            }
+            let Some(live) = self.live.get(&start_ms) else { continue };
+            let entry = |(hash, key, given): (u64, &[u8], Given)| {
+                let of_key = self.panes_of(start_ms).filter_map(|(_, pane)| pane.find(hash, key));
+                let touched = of_key.map(|slot| self.table.slots.touched(slot)).max().unwrap_or(0);
+                Entry {
+                    key: key.to_vec(),
+                    window: slicing.window(start_ms),
+                    revision: given.revision,
+                    present: given.present,
+                    changed: touched > given.round,
+                    last_event_ms: None,
+                }
+            };
+            changed.push((start_ms, live.ledger.iter().map(entry).collect()));
+        }
+        (changed, unchanged)
+    }
+
+    /// Windows that have data and have not expired.
+    pub fn windows(&self) -> impl Iterator<Item = Window> {
+        self.live.keys().map(|start| self.slicing.window(*start))
+    }
+
+    /// The pane that starts here.
+    pub fn pane(&self, start_ms: i64) -> Window {
+        self.slicing.pane(start_ms)
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        let tables: usize = self.table.windows().map(|(_, pane)| pane.size_bytes()).sum();
+        tables + self.live.values().map(|live| live.ledger.size_bytes()).sum::<usize>()
+    }
+
+    /// Closed windows with changes that wait for the next barrier or tick.
+    pub fn corrections_waiting(&self) -> usize {
+        if !self.policy.keeps_ledger() {
+            return 0;
+        }
+        self.live.iter().filter(|(start, live)| live.closed && self.has_changed(**start, live.round)).count()
+    }
+
+    /// Whether [`Panes::due`] may have something to say.
+    pub fn may_be_due(&self, watermark_ms: Option<i64>) -> bool {
+        let lateness_ms = self.policy.allowed_lateness_ms;
+        let phase = |start: &i64, lateness_ms| self.slicing.window(*start).phase(watermark_ms, lateness_ms);
+        let first = self.live.iter().next();
+        first.is_some_and(|(start, _)| phase(start, lateness_ms) == Phase::Expired)
+            || self.live.iter().any(|(start, live)| !live.closed && phase(start, 0) != Phase::Open)
+    }
+}
+
+/// The groups of several panes, by key.
+#[derive(Default)]
+struct Assembled {
+    /// the "slot" of a key is its number
+    keys: WindowGroups,
+    slots: Vec<u32>,
+    /// by key: where its slots begin; one more than there are keys
+    starts: Vec<usize>,
+}
+
+impl Assembled {
+    /// Slots of one key are in the order of the panes.
+    fn of(panes: &[&WindowGroups], is_live: impl Fn(u32) -> bool) -> Self {
+        let mut keys = WindowGroups::default();
+        let mut pairs: Vec<(u32, u32)> = Vec::with_capacity(panes.iter().map(|pane| pane.len()).sum());
+        for (hash, key, slot) in panes.iter().flat_map(|pane| pane.iter()).filter(|(_, _, slot)| is_live(*slot)) {
+            let number = keys.find(hash, key).unwrap_or_else(|| {
+                // no more keys than slots, and slots are numbered with 32 bits
+                let number = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+                keys.insert(hash, key, number);
+                number
+            });
+            pairs.push((number, slot));
+        }
+        let mut starts = vec![0_usize; keys.len() + 1];
+        for (number, _) in &pairs {
+            if let Some(count) = starts.get_mut(*number as usize + 1) {
+                *count += 1;
+            }
+        }
+        let mut before = 0;
+        for start in &mut starts {
+            before += *start;
+            *start = before;
+        }
+        let mut next = starts.clone();
+        let mut slots = vec![0_u32; pairs.len()];
+        for (number, slot) in pairs {
+            let Some(place) = next.get_mut(number as usize) else { continue };
+            if let Some(at) = slots.get_mut(*place) {
+                *at = slot;
+            }
+            *place += 1;
+        }
+        Self { keys, slots, starts }
+    }
+
+    /// By key.
+    fn parts(&self) -> impl Iterator<Item = &[u32]> {
+        let ends = self.starts.iter().skip(1);
+        self.starts.iter().zip(ends).map(|(from, to)| self.slots.get(*from..*to).unwrap_or_default())
+    }
+}
