@@ -42,7 +42,8 @@ impl Server {
                     bytes.extend_from_slice(&part[..read]);
                     let text = String::from_utf8_lossy(&bytes).into_owned();
                     let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                    let length = head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+                    let length =
+                        head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
                     if body.len() >= length.unwrap_or(0) {
                         break (head.to_owned(), body.to_owned());
                     }
@@ -51,7 +52,8 @@ impl Server {
                 record.lock().unwrap().push(Asked { line, head: head.to_lowercase(), body });
                 let Some((status, body)) = answers.pop_front() else { continue };
                 let length = body.len();
-                let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                let answer =
+                    format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
@@ -144,7 +146,8 @@ async fn what_an_answer_means() {
     }
     // the last: the request was taken, and no answer came
     let expected = [
-        "yes", "conflict", "perhaps", "perhaps", "perhaps", "perhaps", "refused", "refused", "refused", "later", "perhaps",
+        "yes", "conflict", "perhaps", "perhaps", "perhaps", "perhaps", "refused", "refused", "refused", "later",
+        "perhaps",
     ];
     assert_eq!(seen, expected);
 }
