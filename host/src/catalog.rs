@@ -19,6 +19,7 @@ use crate::spec::model::{CatalogKind, CatalogSpec};
 
 mod anywhere;
 pub mod fs;
+pub mod submit;
 
 /// The catalog crate sets no time-out of its own: a silent server would hold a commit for ever.
 const REST_REQUEST_TIMEOUT_SECONDS: u64 = 60;
@@ -42,17 +43,11 @@ pub async fn open_catalog(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
 
 async fn open_sql(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
     let mut properties = own_properties(spec);
-    let uri = match sqlite_path(&spec.uri) {
-        Some(path) => {
-            if let Some(parent) = path.parent() {
-                fs::create_folder(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-            }
-            properties.entry("pool.max-connections".into()).or_insert_with(|| SQLITE_CONNECTIONS_MAX.into());
-            // sqlx waits 5 s for a lock by default, and synchronous=FULL with a rollback journal makes a commit durable
-            if spec.uri.contains('?') { spec.uri.clone() } else { format!("{}?mode=rwc", spec.uri) }
-        }
-        None => bail!("only `sqlite:` addresses are supported for type = \"sql\", found `{}`", spec.uri),
-    };
+    let uri = sqlite_uri(&spec.uri)?;
+    if let Some(parent) = sqlite_path(&spec.uri).as_deref().and_then(Path::parent) {
+        fs::create_folder(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    }
+    properties.entry("pool.max-connections".into()).or_insert_with(|| SQLITE_CONNECTIONS_MAX.into());
     let catalog = SqlCatalogBuilder::default()
         .uri(uri)
         .warehouse_location(&spec.warehouse)
@@ -64,10 +59,7 @@ async fn open_sql(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
 }
 
 async fn open_rest(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
-    let client = reqwest::Client::builder()
-        .timeout(Duration::from_secs(REST_REQUEST_TIMEOUT_SECONDS))
-        .connect_timeout(Duration::from_secs(REST_CONNECT_TIMEOUT_SECONDS))
-        .build()?;
+    let client = rest_client()?;
     wait_for_server(&client, spec).await?;
     let mut properties = own_properties(spec);
     properties.insert("uri".into(), spec.uri.clone());
@@ -80,6 +72,13 @@ async fn open_rest(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
         .load(&spec.name, properties)
         .await?;
     Ok(Arc::new(catalog))
+}
+
+fn rest_client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(REST_REQUEST_TIMEOUT_SECONDS))
+        .connect_timeout(Duration::from_secs(REST_CONNECT_TIMEOUT_SECONDS))
+        .build()
 }
 
 /// Until the server answers anything at all: what it says is the catalog's business.
@@ -111,6 +110,15 @@ fn storage_factory(warehouse: &str) -> Result<Arc<dyn StorageFactory>> {
 
 fn own_properties(spec: &CatalogSpec) -> HashMap<String, String> {
     spec.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// How SQLite is opened. It waits 5 s for a lock by default, and synchronous=FULL with a rollback journal makes a commit
+/// durable.
+fn sqlite_uri(uri: &str) -> Result<String> {
+    if sqlite_path(uri).is_none() {
+        bail!("only `sqlite:` addresses are supported for type = \"sql\", found `{uri}`");
+    }
+    Ok(if uri.contains('?') { uri.to_owned() } else { format!("{uri}?mode=rwc") })
 }
 
 /// The file of a `sqlite:` address.

@@ -10,9 +10,10 @@
 //! A sink without files (console, Kafka at-least-once, dead-letter files) is flushed by `prepare` and has nothing to
 //! commit.
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use millrace_core::batch::RowSet;
-use millrace_core::checkpoint::{Committable, SinkState};
+use millrace_core::checkpoint::{Committable, SinkState, StateFile, WriterState};
 use millrace_core::commit::Fence;
 
 pub mod console;
@@ -40,14 +41,33 @@ pub struct Prepared {
     pub files: Vec<serde_json::Value>,
     pub rows: u64,
     pub windows_ms: Option<(i64, i64)>,
+    /// what the writer must know again after a restart, if it has to
+    pub writer: Option<WriterState>,
 }
 
 /// One per sink task, on its thread.
 pub trait SinkWriter: Send {
+    /// Before the first row: what the restored checkpoint says, less what has turned out to be committed (empty on a
+    /// fresh start).
+    fn restore(&mut self, _state: &SinkState) -> Result<()> {
+        Ok(())
+    }
+
+    /// The watermark has come to here, between the rows before and those after it.
+    fn watermark(&mut self, _time_ms: i64) {}
+
     fn write(&mut self, rows: &RowSet) -> Result<()>;
 
     /// Makes everything written so far durable, and gives it up for commit.
     fn prepare(&mut self, checkpoint: u64) -> Result<Prepared>;
+}
+
+/// Keeps what a writer must know again after a restart: each file as long as a checkpoint names it.
+pub trait WriterStore: Send + Sync {
+    /// Durable, when it returns.
+    fn write(&self, sink: &str, checkpoint: u64, rows: RecordBatch) -> Result<StateFile>;
+
+    fn read(&self, file: &StateFile) -> Result<Vec<RecordBatch>>;
 }
 
 /// One per sink.

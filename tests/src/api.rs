@@ -36,7 +36,8 @@ impl Api {
     /// What is below the pipeline's own path.
     pub fn get(&self, below: &str) -> Result<Value> {
         let path = format!("/api/v1/pipelines/{}{below}", self.pipeline);
-        let mut stream = TcpStream::connect(&self.address).with_context(|| format!("connecting to {}", self.address))?;
+        let mut stream =
+            TcpStream::connect(&self.address).with_context(|| format!("connecting to {}", self.address))?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address)?;
         let mut answer = String::new();

@@ -222,7 +222,9 @@ pub fn append(input: &str, table: &str) -> String {
 }
 
 fn iceberg(name: &str, input: &str, table: &str) -> String {
-    format!("\n[sinks.{name}]\ntype = \"iceberg\"\ninputs = [\"{input}\"]\ncatalog = \"{CATALOG}\"\ntable = \"{table}\"\n")
+    format!(
+        "\n[sinks.{name}]\ntype = \"iceberg\"\ninputs = [\"{input}\"]\ncatalog = \"{CATALOG}\"\ntable = \"{table}\"\n"
+    )
 }
 
 /// `[plugins.campaign-metrics]`, for pipelines without the usual aggregation.

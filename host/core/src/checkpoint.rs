@@ -135,6 +135,8 @@ pub enum Holds {
     State,
     /// what has been given of each group whose result can still change: `revision`, `present`, `changed`, `last_event`
     Ledger,
+    /// of a sink: where rows are that it may have to replace
+    Positions,
 }
 
 impl Holds {
@@ -196,6 +198,18 @@ pub struct SinkState {
     /// what has been written since the last committable was made: files between two commit intervals, and the
     /// positions that the next committable will say it covers
     pub open: OpenCommit,
+    /// what the sink's writer must know again after a restart
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<WriterState>,
+}
+
+/// A writer's memory of what it has written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WriterState {
+    /// oldest first: what a later one says holds
+    pub files: Vec<StateFile>,
+    /// what else there is to say; only the sink reads it
+    pub notes: serde_json::Value,
 }
 
 /// A committable in the making.
@@ -254,7 +268,8 @@ impl StateFile {
 impl Checkpoint {
     /// Every state file that this checkpoint refers to.
     pub fn state_files(&self) -> impl Iterator<Item = &StateFile> {
-        self.operators.values().flat_map(|o| o.files.iter())
+        let of_operators = self.operators.values().flat_map(|o| o.files.iter());
+        of_operators.chain(self.sinks.values().filter_map(|s| s.writer.as_ref()).flat_map(|w| w.files.iter()))
     }
 }
 

@@ -53,6 +53,15 @@ pub const SIZE_EVERY_ROWS: usize = 65_536;
 /// State files of one bucket of a deduplication; then it is written anew as one.
 pub const FILES_PER_BUCKET_MAX: usize = 8;
 
+/// Rows of windows without an end whose positions an upserting sink remembers; those written longest ago are looked up.
+pub const ENDLESS_POSITIONS_MAX: usize = 1 << 20;
+
+/// State files of an upserting sink's positions; then they are written anew as one.
+pub const POSITION_FILES_MAX: usize = 8;
+
+/// Identities of which an upserting sink has a table's files pruned value by value; with more, by their span.
+pub const LOOK_UP_VALUES_MAX: usize = 200;
+
 /// Packets waiting on one edge between two tasks.
 pub const EDGE_PACKETS_MAX: usize = 4;
 

@@ -441,7 +441,9 @@ impl Panes {
 
     pub fn restore_entry(&mut self, hash: u64, entry: &Entry) {
         // a window that has no state has nothing to correct
-        if let Some(live) = self.live.get_mut(&entry.window.start_ms) {
+        if self.policy.keeps_ledger()
+            && let Some(live) = self.live.get_mut(&entry.window.start_ms)
+        {
             live.ledger.set(hash, &entry.key, entry.given());
         }
     }

@@ -255,7 +255,7 @@ impl Sessions {
         let bucket = self.buckets.entry(self.bucket_start(window.start_ms)).or_default();
         bucket.sessions += 1;
         bucket.changed = true;
-        bucket.ledger_changed |= self.kind == Kind::Global;
+        bucket.ledger_changed = true;
     }
 
     /// Takes a session out; its slot stays as it is.
@@ -335,7 +335,7 @@ impl Sessions {
         }
         let bucket = self.buckets.entry(after).or_default();
         bucket.changed = true;
-        bucket.ledger_changed |= self.kind == Kind::Global;
+        bucket.ledger_changed = true;
     }
 
     /// A session has changed: if sinks have rows of it, or should have, it waits for the next emission.
@@ -664,9 +664,11 @@ impl Sessions {
             changed: self.slots.touched(slot) > given.round,
             last_event_ms: is_global.then(|| session.end_ms.saturating_sub(self.gap_ms)),
         };
-        let mut lines: Vec<Entry> = session.given.iter().map(|(window, given)| line(*window, *given)).collect();
-        if is_global && lines.is_empty() {
-            lines.push(line(FOREVER, Given::default()));
+        let given = session.given.iter().filter(|(_, given)| given.revision > 0);
+        let mut lines: Vec<Entry> = given.map(|(window, given)| line(*window, *given)).collect();
+        // of nothing but refused rows: it has no result, and holds together what comes
+        if lines.is_empty() && (is_global || !self.slots.is_live(slot)) {
+            lines.push(line(self.shown(session), Given::default()));
         }
         lines
     }
@@ -701,8 +703,12 @@ impl Sessions {
         };
         let Some(slot) = key.sessions.iter().find(of).copied() else { return };
         let ttl_ms = self.gap_ms;
+        if entry.revision == 0 && !entry.changed {
+            self.slots.set_touched(slot, 0);
+        }
+        let keeps = self.policy.keeps_ledger();
         let Some(session) = self.session_mut(slot) else { return };
-        if entry.revision > 0 {
+        if entry.revision > 0 && keeps {
             session.given.push((entry.window, entry.given()));
         }
         if let Some(last_ms) = entry.last_event_ms {

@@ -253,10 +253,12 @@ impl Windower {
             Self::Panes(panes) => {
                 let bucket = |start: &i64| {
                     let groups = panes.table.window(*start)?;
+                    // of nothing but refused rows: there is nothing to keep
+                    let live = || groups.iter().filter(|(_, _, slot)| panes.table.slots.is_live(*slot));
                     Some(Bucket {
                         window: panes.pane(*start),
-                        slots: groups.slots(),
-                        keys: groups.keys().map(<[u8]>::to_vec).collect(),
+                        slots: live().map(|(_, _, slot)| slot).collect(),
+                        keys: live().map(|(_, key, _)| key.to_vec()).collect(),
                         windows: None,
                     })
                 };

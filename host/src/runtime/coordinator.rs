@@ -340,6 +340,7 @@ impl Coordinator {
             let waited = !state.open.files.is_empty();
             state.open.files.extend(part.files);
             state.open.windows_ms = span(state.open.windows_ms, part.windows_ms);
+            state.writer = part.writer;
             state.open.checkpoints += 1;
             if !final_checkpoint && state.open.checkpoints < sink.every {
                 continue;
@@ -430,6 +431,8 @@ fn merge_prepared(into: &mut Prepared, part: Prepared) {
     into.files.extend(part.files);
     into.rows += part.rows;
     into.windows_ms = span(into.windows_ms, part.windows_ms);
+    // who has one has one task
+    into.writer = into.writer.take().or(part.writer);
 }
 
 fn span(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {

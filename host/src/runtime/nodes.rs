@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::{Checkpoint, Entry, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Entry, Holds, StateFile};
+use millrace_core::limits::KEY_GROUPS;
 use millrace_core::schema::Schema;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
@@ -18,24 +20,25 @@ use super::read_state::StateReader;
 use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode};
 use super::stats::RunStats;
 use super::transforms::TransformNode;
+use crate::catalog::submit::open_submit;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
 use crate::cli::open::Opened;
 use crate::clock::{Clock, SystemClock};
 use crate::decode::Decoder;
 use crate::decode::json::JsonDecoder;
-use crate::sink::SinkCommitter;
 use crate::sink::console::ConsoleSink;
 use crate::sink::file::FileSink;
 use crate::sink::iceberg::IcebergSink;
 use crate::sink::kafka::KafkaSink;
 use crate::sink::revised::{self, Revised};
+use crate::sink::{SinkCommitter, SinkError, WriterStore};
 use crate::source::Connector;
 use crate::source::generator::GeneratorConnector;
 use crate::source::kafka::KafkaConnector;
 use crate::spec::columns;
 use crate::spec::model::{
-    AggregationSpec, ConnectorSpec, Format, IcebergSinkSpec, Location, Pipeline, SinkKind, SinkSpec, SourceSpec,
-    TransformSpec,
+    AggregationSpec, ConnectorSpec, Format, IcebergSinkSpec, Location, Pipeline, SinkKind, SinkMode, SinkSpec,
+    SourceSpec, TransformSpec, WindowSpec,
 };
 
 impl From<CheckpointError> for RunError {
@@ -60,7 +63,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
     let mut sinks = Vec::new();
     let mut tables = Vec::new();
     for (name, spec) in &pipeline.sinks {
-        let (node, claim) = open_sink(pipeline, name, spec, &input_of, runtime)?;
+        let (node, claim) = open_sink(pipeline, name, spec, &input_of, &store, runtime)?;
         if let Some(claim) = claim {
             tables.push((name.clone(), claim));
         }
@@ -222,6 +225,7 @@ fn open_sink(
     name: &str,
     spec: &SinkSpec,
     input_of: &dyn Fn(&str) -> Schema,
+    store: &Arc<CheckpointStore>,
     runtime: &Handle,
 ) -> Result<(SinkNode, FoundClaim), RunError> {
     let rows = input_of(name);
@@ -239,7 +243,7 @@ fn open_sink(
     let revised = spec.kind.keeps_revisions();
     let input = if revised { revised::schema(&rows, &kept) } else { rows.clone() };
     let (mut node, claim) = match &spec.kind {
-        SinkKind::Iceberg(iceberg) => open_iceberg(pipeline, name, spec, iceberg, &input, runtime)?,
+        SinkKind::Iceberg(iceberg) => open_iceberg(pipeline, name, spec, iceberg, &input, store, runtime)?,
         SinkKind::Kafka(kafka) => {
             let kafka = kafka.clone();
             (plain(Box::new(move |task| Ok(Box::new(KafkaSink::new(&kafka, &node, task)?)))), None)
@@ -271,22 +275,44 @@ fn open_iceberg(
     spec: &SinkSpec,
     iceberg: &IcebergSinkSpec,
     input: &Schema,
+    store: &Arc<CheckpointStore>,
     runtime: &Handle,
 ) -> Result<(SinkNode, FoundClaim), RunError> {
     let catalog = pipeline
         .catalogs
         .get(&iceberg.catalog)
         .ok_or_else(|| RunError::Internal(format!("catalog `{}` is not in the pipeline", iceberg.catalog)))?;
-    let opened = runtime
-        .block_on(crate::catalog::open_catalog(catalog))
-        .map_err(|e| RunError::External(format!("catalog `{}`: {e:#}", iceberg.catalog)))?;
+    let failed = |e: anyhow::Error| RunError::External(format!("catalog `{}`: {e:#}", iceberg.catalog));
+    let opened = runtime.block_on(crate::catalog::open_catalog(catalog)).map_err(failed)?;
+    let every = iceberg.commit_interval_ms.checked_div(pipeline.checkpoint.interval_ms).unwrap_or(1).max(1);
+    let every = u32::try_from(every).unwrap_or(u32::MAX);
+    if let SinkMode::Upsert { key } = &iceberg.mode {
+        let submit = runtime.block_on(open_submit(catalog)).map_err(failed)?;
+        let identity = identity(pipeline, spec, key);
+        let sink =
+            IcebergSink::open_upsert(&pipeline.name, name, iceberg, opened, submit, input, &identity, runtime.clone());
+        let sink = runtime.block_on(sink)?;
+        let claim = sink.found_claim()?;
+        let store: Arc<dyn WriterStore> = Arc::new(Keeper { store: Arc::clone(store), runtime: runtime.clone() });
+        let writers = Arc::clone(&sink);
+        let node = SinkNode {
+            name: Arc::from(name),
+            inputs: spec.inputs.clone(),
+            // where the rows of an identity are, one mind has to know
+            tasks: 1,
+            writer: Box::new(move |_| Ok(writers.upsert_writer(Arc::clone(&store))?)),
+            committer: Some(sink),
+            partition: None,
+            every,
+        };
+        return Ok((node, claim));
+    }
     let sink = runtime.block_on(IcebergSink::open(&pipeline.name, name, iceberg, opened, input, runtime.clone()))?;
     let claim = sink.found_claim()?;
     // Results are few: one task writes them to one file a commit. Events are many.
     let results =
         |input: &str| pipeline.upstream(input).iter().any(|n| pipeline.aggregations.iter().any(|(a, _)| a == n));
     let from_sources = spec.inputs.iter().any(|i| !columns::is_side_stream(i) && !results(i));
-    let every = iceberg.commit_interval_ms.checked_div(pipeline.checkpoint.interval_ms).unwrap_or(1).max(1);
     let (writers, hasher) = (Arc::clone(&sink), Arc::clone(&sink));
     let node = SinkNode {
         name: Arc::from(name),
@@ -295,9 +321,46 @@ fn open_iceberg(
         writer: Box::new(move |task| Ok(writers.writer(task, every > 1))),
         committer: Some(Arc::clone(&sink) as Arc<dyn SinkCommitter>),
         partition: Some(Arc::new(move |batch| Ok(hasher.partition_hash(&batch.rows)?))),
-        every: u32::try_from(every).unwrap_or(u32::MAX),
+        every,
     };
     Ok((node, claim))
+}
+
+/// The aggregations whose rows come to a sink, straight or through row-wise steps.
+fn feeding<'a>(pipeline: &'a Pipeline, spec: &'a SinkSpec) -> Vec<&'a AggregationSpec> {
+    let mut reached: Vec<&str> = spec.inputs.iter().map(String::as_str).collect();
+    let mut found = Vec::new();
+    let mut next = 0;
+    while let Some(at) = reached.get(next).copied() {
+        next += 1;
+        if let Some((_, aggregation)) = pipeline.aggregations.iter().find(|(name, _)| name == at) {
+            found.push(aggregation);
+            continue;
+        }
+        for input in pipeline.inputs_of(at) {
+            if !reached.contains(&input.as_str()) {
+                reached.push(input);
+            }
+        }
+    }
+    found
+}
+
+/// The columns that all versions of a row have in common: key and window of the aggregation that gives them. Where several
+/// give them, and each by another key, only the sink's own key is left.
+fn identity(pipeline: &Pipeline, spec: &SinkSpec, key: &[String]) -> Vec<String> {
+    let mut identities: Vec<Vec<String>> = feeding(pipeline, spec)
+        .into_iter()
+        .map(|spec| {
+            let window = (spec.window != WindowSpec::Global).then(|| columns::WINDOW_START.to_owned());
+            spec.key.iter().cloned().chain(window).collect()
+        })
+        .collect();
+    identities.dedup();
+    match identities.as_slice() {
+        [only] => only.clone(),
+        _ => key.to_vec(),
+    }
 }
 
 /// The checkpoint log behind the coordinator.
@@ -342,6 +405,35 @@ pub(super) struct Reader {
 impl StateReader for Reader {
     fn read(&self, file: &StateFile) -> Result<Vec<arrow_array::RecordBatch>, RunError> {
         Ok(self.runtime.block_on(self.store.read_state_file(file))?)
+    }
+}
+
+/// What a sink's writer has to know again, among the operators' state files.
+struct Keeper {
+    store: Arc<CheckpointStore>,
+    runtime: Handle,
+}
+
+impl WriterStore for Keeper {
+    fn write(&self, sink: &str, checkpoint: u64, rows: RecordBatch) -> crate::sink::Result<StateFile> {
+        let part = StatePart {
+            operator: sink.to_owned(),
+            holds: Holds::Positions,
+            part: 0,
+            first_key_group: 0,
+            last_key_group: KEY_GROUPS - 1,
+            window_start_ms: 0,
+            window_end_ms: 0,
+            batches: vec![rows],
+        };
+        let failed = |e: CheckpointError| SinkError::Fatal(e.to_string());
+        let encoded = encode_state(&part).map_err(failed)?;
+        self.runtime.block_on(self.store.upload_state(checkpoint, encoded)).map_err(failed)
+    }
+
+    fn read(&self, file: &StateFile) -> crate::sink::Result<Vec<RecordBatch>> {
+        let read = self.runtime.block_on(self.store.read_state_file(file));
+        read.map_err(|e| SinkError::Fatal(e.to_string()))
     }
 }
 

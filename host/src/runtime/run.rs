@@ -44,10 +44,7 @@ use crate::plugin::{Aggregator, AggregatorFactory};
 use crate::sink::{SinkCommitter, SinkWriter};
 use crate::source::{Connector, Waker};
 use crate::spec::columns;
-use crate::spec::model::{
-    AggregationSpec, Backend, Below, EmitSpec, IcebergSinkSpec, Pipeline, SinkKind, SinkMode, SourceSpec, Start,
-    WindowSpec,
-};
+use crate::spec::model::{AggregationSpec, Backend, Below, EmitSpec, Pipeline, SourceSpec, Start, WindowSpec};
 
 /// A source, ready to be read.
 pub struct SourceNode {
@@ -125,22 +122,10 @@ pub fn window_name(spec: &AggregationSpec) -> String {
     }
 }
 
-/// What the pipeline file may ask for and this release cannot run.
-fn refuse_unfinished(pipeline: &Pipeline) -> Result<(), RunError> {
-    let unfinished = |what: &str| Err(RunError::Spec(format!("{what}: not supported yet")));
-    for (name, sink) in &pipeline.sinks {
-        if let SinkKind::Iceberg(IcebergSinkSpec { mode: SinkMode::Upsert { .. }, .. }) = &sink.kind {
-            return unfinished(&format!("the upsert of `{name}`"));
-        }
-    }
-    Ok(())
-}
-
 pub type Thread = JoinHandle<()>;
 
 /// Runs the pipeline until it is stopped, comes to its end, or fails.
 pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Result<Finished, RunError> {
-    refuse_unfinished(&parts.pipeline)?;
     let tasks = parts.pipeline.parallelism.max(1);
     let mut checkpoint = parts.restored.take().unwrap_or_default();
     if checkpoint.incarnation_started_ms == 0 {
@@ -175,13 +160,10 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 continue;
             }
             all_tasks.insert(id.clone());
-            let sink_task = SinkTask {
-                id: id.clone(),
-                inbox,
-                writer: (sink.writer)(task)?,
-                events: events.clone(),
-                stats: parts.stats.node(&sink.name),
-            };
+            let mut writer = (sink.writer)(task)?;
+            writer.restore(checkpoint.sinks.get(&*sink.name).unwrap_or(&SinkState::default()))?;
+            let sink_task =
+                SinkTask { id: id.clone(), inbox, writer, events: events.clone(), stats: parts.stats.node(&sink.name) };
             threads.push(spawn(id, &events, move || sink_task.run())?);
         }
     }
@@ -293,7 +275,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         stats: Arc::clone(&parts.stats),
         clock: Arc::clone(&parts.clock),
         keep_open: options.keep_open,
-        stops_when_full: parts.pipeline.state.backend == Backend::Memory,
+        stops_when_full: stays_in_memory(&parts.pipeline),
         on_positions: Box::new(move |checkpoint| publish_positions(&connectors, checkpoint)),
     };
     let result = coordinator.run();
@@ -461,6 +443,13 @@ pub(crate) fn policy(spec: &AggregationSpec, below: Below) -> Policy {
         sinks: below.sinks,
         operators: below.operators,
     }
+}
+
+/// Whether some state has nowhere to go when it does not fit.
+fn stays_in_memory(pipeline: &Pipeline) -> bool {
+    // an event may join any session of its key
+    let in_memory = |window| matches!(window, WindowSpec::Session { .. } | WindowSpec::Global);
+    pipeline.state.backend == Backend::Memory || pipeline.aggregations.iter().any(|(_, spec)| in_memory(spec.window))
 }
 
 pub(crate) fn every(spec: &AggregationSpec) -> Option<Duration> {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crossbeam_channel::Sender;
 use millrace_core::barrier::Then;
 use millrace_core::batch::Audience;
+use millrace_core::watermark::InputWatermarks;
 
 use super::edge::{Inbox, Received};
 use super::message::{Event, Part, RunError, TaskId};
@@ -23,6 +24,7 @@ pub struct SinkTask {
 impl SinkTask {
     /// Runs until a barrier says stop or an input hangs up.
     pub fn run(mut self) -> Result<(), RunError> {
+        let mut watermarks = InputWatermarks::new(self.inbox.inputs(), None);
         loop {
             match self.inbox.receive(None)? {
                 // its rows came with the changelog
@@ -42,7 +44,12 @@ impl SinkTask {
                         return Ok(());
                     }
                 }
-                Received::Watermark { .. } | Received::Nothing => {}
+                Received::Watermark { input, watermark } => {
+                    if let (true, Some(time_ms)) = (watermarks.update(input, watermark), watermarks.current_ms()) {
+                        self.writer.watermark(time_ms);
+                    }
+                }
+                Received::Nothing => {}
                 Received::Hangup => return Ok(()),
             }
         }

@@ -165,7 +165,7 @@ impl SinkWriter for FileSink {
             self.open = Some(open);
             return Err(e);
         }
-        Ok(Prepared { files: Vec::new(), rows: open.rows, windows_ms: None })
+        Ok(Prepared { rows: open.rows, ..Prepared::default() })
     }
 }
 

@@ -5,6 +5,9 @@
 //!   writer     one per task: rows → Parquet files, named in the checkpoint     (sink task's thread)
 //!   join       what waited for the commit becomes the commit's files            (coordinator)
 //!   commit     claim, fenced commit, verification                              (committer)
+//!
+//!   upsert     the writer of a table that holds the last version of each row: remembers where its rows are
+//!   row_delta  its commit: new rows and position deletes of the former ones, one snapshot
 //! ```
 //!
 //! It never commits anything that a durable checkpoint does not list, and never says "done" of a commit that it has not
@@ -22,22 +25,33 @@ use millrace_core::schema::Schema;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::{Result, SinkCommitter, SinkError, SinkWriter};
+use self::identity::Identity;
+use super::{Result, SinkCommitter, SinkError, SinkWriter, WriterStore};
+use crate::catalog::submit::Submit;
 use crate::spec::model::IcebergSinkSpec;
 
 mod buffer;
 pub mod commit;
 mod data;
+mod deletes;
 pub mod encode;
 pub mod fence;
+mod identity;
 pub mod join;
+mod live;
+mod lookup;
 mod metadata;
 mod metrics;
 pub mod partition;
+mod positions;
+mod removals;
+mod row_delta;
 mod run;
+pub mod snapshot;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod upsert;
 pub mod writer;
 
 /// One Iceberg table as a sink.
@@ -49,6 +63,8 @@ pub struct IcebergSink {
     pub(crate) layout: Arc<table::Layout>,
     pub(crate) table: RwLock<Table>,
     pub(crate) runtime: Handle,
+    /// none: it appends
+    pub(crate) upsert: Option<row_delta::Upsert>,
 }
 
 impl std::fmt::Debug for IcebergSink {
@@ -68,8 +84,39 @@ impl IcebergSink {
         input: &Schema,
         runtime: Handle,
     ) -> Result<Arc<Self>> {
+        Self::make(pipeline, sink, spec, catalog, input, runtime).await.map(Arc::new)
+    }
+
+    /// The same of a table that holds the last version of each row only: versions of one row are equal in `identity`.
+    #[allow(clippy::too_many_arguments, reason = "those of `open`, and what replacing rows needs besides")]
+    pub async fn open_upsert(
+        pipeline: &str,
+        sink: &str,
+        spec: &IcebergSinkSpec,
+        catalog: Arc<dyn Catalog>,
+        submit: Arc<dyn Submit>,
+        input: &Schema,
+        identity: &[String],
+        runtime: Handle,
+    ) -> Result<Arc<Self>> {
+        let mut opened = Self::make(pipeline, sink, spec, catalog, input, runtime).await?;
+        snapshot::takes_position_deletes(opened.base().metadata())
+            .map_err(|e| SinkError::Fatal(format!("table {}: {}", opened.ident, e.message())))?;
+        let identity = Arc::new(Identity::new(&opened.layout, identity)?);
+        opened.upsert = Some(row_delta::Upsert::new(identity, submit));
+        Ok(Arc::new(opened))
+    }
+
+    async fn make(
+        pipeline: &str,
+        sink: &str,
+        spec: &IcebergSinkSpec,
+        catalog: Arc<dyn Catalog>,
+        input: &Schema,
+        runtime: Handle,
+    ) -> Result<Self> {
         let (table, layout) = table::open(catalog.as_ref(), spec, input).await?;
-        Ok(Arc::new(Self {
+        Ok(Self {
             pipeline: pipeline.to_owned(),
             name: sink.to_owned(),
             catalog,
@@ -77,7 +124,8 @@ impl IcebergSink {
             layout: Arc::new(layout),
             table: RwLock::new(table),
             runtime,
-        }))
+            upsert: None,
+        })
     }
 
     /// The claim that the table carries for this sink, as it was when the sink was opened.
@@ -88,6 +136,14 @@ impl IcebergSink {
     /// The writer of one task. `waits`: not every checkpoint is committed, and what it lists is joined before.
     pub fn writer(&self, task: usize, waits: bool) -> Box<dyn SinkWriter> {
         Box::new(writer::IcebergWriter::new(task, self.layout.clone(), self.runtime.clone(), waits))
+    }
+
+    /// The only writer of a sink that was opened to replace rows.
+    pub fn upsert_writer(self: &Arc<Self>, store: Arc<dyn WriterStore>) -> Result<Box<dyn SinkWriter>> {
+        let Some(upsert) = &self.upsert else {
+            return Err(SinkError::Fatal(format!("sink `{}` was opened to append", self.name)));
+        };
+        Ok(Box::new(upsert::UpsertWriter::new(Arc::clone(self), Arc::clone(&upsert.identity), store)))
     }
 
     /// One hash per row, equal for rows of one Iceberg partition, so that one task can write each; `None` if the table
@@ -124,7 +180,16 @@ impl SinkCommitter for IcebergSink {
     }
 
     async fn join(&self, checkpoint: u64, files: Vec<Value>) -> Result<Vec<Value>> {
-        join::join(&self.layout, &self.runtime, checkpoint, files).await
+        if self.upsert.is_none() {
+            return join::join(&self.layout, &self.runtime, checkpoint, files).await;
+        }
+        // Places in the files are remembered, so they stay as they are. Runs are of the time when this sink appended.
+        let (runs, mut files): (Vec<Value>, Vec<Value>) =
+            files.into_iter().partition(|file| run::path_of(file).is_some());
+        if !runs.is_empty() {
+            files.extend(join::join(&self.layout, &self.runtime, checkpoint, runs).await?);
+        }
+        Ok(files)
     }
 
     async fn commit(&self, fence: &Fence, committable: &Committable) -> Result<()> {

@@ -332,7 +332,7 @@ impl SinkWriter for KafkaSink {
         }
         outcome.client = None;
         drop(outcome);
-        Ok(Prepared { files: Vec::new(), rows: std::mem::take(&mut self.rows), windows_ms: None })
+        Ok(Prepared { rows: std::mem::take(&mut self.rows), ..Prepared::default() })
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, BooleanArray, Int32Array, RecordBatch, StringArray};
 use arrow_schema::SchemaRef;
 use millrace_core::batch::{Batch, Change, Changes, RowSet};
+use millrace_core::checkpoint::SinkState;
 use millrace_core::schema::{DataType, Field, Schema};
 
 use super::{Prepared, Result, SinkError, SinkWriter};
@@ -75,6 +76,14 @@ fn nulled(column: &ArrayRef, mask: &BooleanArray) -> std::result::Result<ArrayRe
 }
 
 impl SinkWriter for Revised {
+    fn restore(&mut self, state: &SinkState) -> Result<()> {
+        self.inner.restore(state)
+    }
+
+    fn watermark(&mut self, time_ms: i64) {
+        self.inner.watermark(time_ms);
+    }
+
     fn write(&mut self, rows: &RowSet) -> Result<()> {
         let written = self.with_revision(&rows.batch)?;
         // each of them is one more row

@@ -172,11 +172,13 @@ impl Task {
             for (group, slot) in due.groups.iter().zip(&assembly.slots) {
                 let set = self.slots.get(slot).cloned().unwrap_or_default();
                 let id = (key_of(due.key(group)), group.window);
-                has_rows.push(!set.is_empty());
+                // the accumulator has a row for whatever it is asked for
+                let is_live = !due.parts(group).is_empty();
+                has_rows.push(is_live);
                 if due.audience != Audience::Operators {
-                    world.change(id, group.given.change(!set.is_empty()), &set);
+                    world.change(id, group.given.change(is_live), &set);
                 }
-                if due.audience != Audience::Sinks && !set.is_empty() && id.1 != FOREVER {
+                if due.audience != Audience::Sinks && is_live && id.1 != FOREVER {
                     assert!(world.once.insert(id, set).is_none(), "{id:?} is given to operators twice");
                 }
             }
@@ -202,7 +204,8 @@ impl Task {
             let mut rows = Vec::new();
             for (_, key, slot) in groups.iter() {
                 let touched = self.windower.slots().touched(slot);
-                rows.push((key.to_vec(), self.slots.remove(&slot).unwrap_or_default(), touched));
+                let set = self.slots.remove(&slot).unwrap_or_default();
+                rows.extend((touched > 0).then(|| (key.to_vec(), set, touched)));
             }
             self.windower.slots().release(groups.slots());
             self.disk.parts.insert((start_ms, part), rows);

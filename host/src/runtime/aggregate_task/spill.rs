@@ -217,9 +217,13 @@ impl AggregateTask {
             let mut touched = Vec::with_capacity(chunk.groups.len());
             for slot in &chunk.groups {
                 let (hash, key) = place.get(slot).copied().unwrap_or_default();
+                let changed = state.windower.slots().touched(*slot);
                 keys.push(key);
-                touched.push(state.windower.slots().touched(*slot));
-                if let Some(rows) = by_partition.get_mut(partition_of(hash)) {
+                touched.push(changed);
+                // of nothing but refused rows: there is nothing to keep
+                if let Some(rows) = by_partition.get_mut(partition_of(hash))
+                    && changed > 0
+                {
                     rows.push(row);
                 }
                 row += 1;

@@ -72,12 +72,10 @@ impl AggregateTask {
         let mut windows = self.export_changed(state)?;
         let (_, others) = state.windower.take_changed();
         let mut unchanged: Vec<BucketId> = others.into_iter().map(BucketId::state).collect();
-        if self.policy.keeps_ledger() {
-            let (changed, others) = state.windower.take_ledgers();
-            unchanged.extend(others.into_iter().map(BucketId::ledger));
-            for (start_ms, lines) in changed {
-                windows.push(self.ledger(start_ms, &lines)?);
-            }
+        let (changed, others) = state.windower.take_ledgers();
+        unchanged.extend(others.into_iter().map(BucketId::ledger));
+        for (start_ms, lines) in changed {
+            windows.push(self.ledger(start_ms, &lines)?);
         }
         windows.extend(self.export_spilled(state, &mut unchanged)?);
         self.plugin.give_memory_back()?;
@@ -222,8 +220,8 @@ impl AggregateTask {
                         self.plugin.restore(bucket.start_ms, rest.to_vec(), slots, total)?;
                         self.spill_if_full(state)?;
                     }
-                    // of an operator whose results cannot change any more
-                    Holds::Ledger if !self.policy.keeps_ledger() => {}
+                    // of a sink
+                    Holds::Positions => {}
                     Holds::Ledger => {
                         for (row, entry) in entries(&keys, &windows, rest).ok_or_else(lacks)?.iter().enumerate() {
                             state.windower.restore_entry(keys.hash(row), entry);
@@ -237,6 +235,7 @@ impl AggregateTask {
                 Holds::State if self.spill.is_some() => {}
                 Holds::State => state.windower.mark_unchanged(bucket.start_ms),
                 Holds::Ledger => state.windower.mark_ledger_unchanged(bucket.start_ms),
+                Holds::Positions => {}
             }
         }
         Ok(())

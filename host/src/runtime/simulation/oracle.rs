@@ -182,7 +182,12 @@ fn results(script: &Script, table: &Table) -> Result<Vec<Place>, String> {
     }
     if script.punctual && script.kind == Kind::Session {
         let found: BTreeSet<(String, i64, i64)> = last.into_keys().collect();
-        same("the sessions", &Value::Null, found, islands(script))?;
+        let expected = islands(script);
+        if found != expected {
+            let (extra, missing): (Vec<_>, Vec<_>) =
+                (found.difference(&expected).collect(), expected.difference(&found).collect());
+            return Err(format!("the sessions {extra:?} are none, {missing:?} are missing"));
+        }
     }
     Ok(windows_of.keys().map(|id| events[id].0).collect())
 }

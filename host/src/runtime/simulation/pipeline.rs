@@ -300,7 +300,9 @@ fn sinks(process: &Arc<Process>, results: &Schema) -> Vec<SinkNode> {
 
 fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
     let life = &process.life;
-    let backend = match life.memory_limit_bytes {
+    let stays = process.world.script.kind == Kind::Session;
+    let memory_limit_bytes = if stays { 1 << 30 } else { life.memory_limit_bytes };
+    let backend = match memory_limit_bytes {
         0..1_000_000 => model::Backend::Disk { path: process.disk.path().to_owned() },
         _ => model::Backend::Memory,
     };
@@ -320,7 +322,7 @@ fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
             min_pause_ms: 0,
             tolerated_failures: 0,
         },
-        state: model::StateSpec { memory_limit_bytes: life.memory_limit_bytes, backend },
+        state: model::StateSpec { memory_limit_bytes, backend },
         errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX, captures: None },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),

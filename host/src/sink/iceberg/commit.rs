@@ -24,6 +24,7 @@ use millrace_core::commit::{Claim, ClaimDecision, CommitDecision, Fence, decide_
 use tracing::{info, warn};
 
 use super::fence::{FencedCatalog, Verdict};
+use super::row_delta::{self, Delta};
 use super::{IcebergSink, classify};
 use crate::failpoint;
 use crate::sink::{Result, SinkError};
@@ -68,7 +69,7 @@ pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) 
             sink.renew(table);
             return Ok(committed);
         }
-        if let Some(retention) = retention_of_main(table.metadata()) {
+        if let (None, Some(retention)) = (&sink.upsert, retention_of_main(table.metadata())) {
             warn!(
                 "table {}: the retention set on its branch `main` ({retention}) is lost by this run's commits; set the \
                  table properties history.expire.min-snapshots-to-keep and history.expire.max-snapshot-age-ms instead",
@@ -82,13 +83,13 @@ pub(super) async fn claim(sink: &IcebergSink, fence: &Fence, state: &SinkState) 
         let expected = found.clone();
         let judge = judge(sink, move |now| now == expected.as_ref());
         let what = format!("claiming table {}", sink.ident);
-        match transact(&judge, &table, sink, &ours, summary, Vec::new()).await {
-            Ok(_) if pause.first_look() => {}
-            Ok(_) => pause.after(not_seen(&what)).await?,
+        match transact(&judge, &table, sink, &ours, summary, &Contents::nothing(sink)).await {
+            Ok(()) if pause.first_look() => {}
+            Ok(()) => pause.after(not_seen(&what)).await?,
             Err(_) if judge.stopped().is_some() => {
                 pause.after(SinkError::Transient(format!("{what}: somebody was faster"))).await?
             }
-            Err(error) => pause.after(classify(&what, &error)).await?,
+            Err(error) => pause.after(because(&what, error)).await?,
         }
     }
 }
@@ -99,7 +100,7 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
     let what = format!("committing checkpoint {} to table {}", committable.checkpoint, sink.ident);
     let mut attempted = false;
     // made at the first attempt: the file that may hold the positions is written once
-    let mut parts: Option<(HashMap<String, String>, Vec<DataFile>)> = None;
+    let mut parts: Option<(HashMap<String, String>, Contents)> = None;
     loop {
         let table = match sink.catalog.load_table(&sink.ident).await {
             Ok(table) => table,
@@ -116,6 +117,9 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
                     info!(table = %sink.ident, checkpoint = committable.checkpoint, "found committed");
                 }
                 failpoint::hit(failpoint::COMMIT_AFTER);
+                if let Some((_, Contents::Delta(delta))) = &parts {
+                    delta.clean_up(sink).await;
+                }
                 sink.after_commit(table, committable).await;
                 return Ok(());
             }
@@ -133,9 +137,15 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
         if attempted {
             warn!("{what}: not in the table yet, trying again");
         }
-        let (summary, files) = match &mut parts {
+        let (summary, contents) = match &mut parts {
             Some(parts) => parts,
-            none => none.insert((commit_summary(sink, fence, committable).await?, data_files(sink, committable)?)),
+            none => match Contents::of(sink, committable).await {
+                Ok(contents) => none.insert((commit_summary(sink, fence, committable).await?, contents)),
+                Err(error) => {
+                    pause.after(because(&what, error)).await?;
+                    continue;
+                }
+            },
         };
         let ours = Claim {
             incarnation: fence.incarnation.clone(),
@@ -147,8 +157,8 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
             judge(sink, move |now| decide_commit(now, &fence_now, predecessor, checkpoint) == CommitDecision::Go);
         failpoint::hit(failpoint::COMMIT_BEFORE);
         attempted = true;
-        match transact(&judge, &table, sink, &ours, summary.clone(), files.clone()).await {
-            Ok(_) => {
+        match transact(&judge, &table, sink, &ours, summary.clone(), contents).await {
+            Ok(()) => {
                 failpoint::hit(failpoint::COMMIT_APPLIED_ANSWER_LOST);
                 if !pause.first_look() {
                     pause.after(not_seen(&what)).await?;
@@ -158,7 +168,7 @@ pub(super) async fn commit(sink: &IcebergSink, fence: &Fence, committable: &Comm
             Err(_) if judge.stopped().is_some() => {
                 pause.after(SinkError::Transient(format!("{what}: the table changed meanwhile"))).await?;
             }
-            Err(error) => pause.after(classify(&what, &error)).await?,
+            Err(error) => pause.after(because(&what, error)).await?,
         }
     }
 }
@@ -209,7 +219,34 @@ fn require_in_history(sink: &IcebergSink, table: &Table, fence: &Fence, checkpoi
     Ok(())
 }
 
-type Judge = FencedCatalog<()>;
+pub(super) type Judge = FencedCatalog<()>;
+
+/// What a commit does to the table's rows.
+enum Contents {
+    Append(Vec<DataFile>),
+    Delta(Delta),
+}
+
+impl Contents {
+    fn nothing(sink: &IcebergSink) -> Self {
+        if sink.upsert.is_some() { Self::Delta(Delta::empty()) } else { Self::Append(Vec::new()) }
+    }
+
+    async fn of(sink: &IcebergSink, committable: &Committable) -> Result<Self> {
+        match &sink.upsert {
+            Some(_) => Ok(Self::Delta(Delta::of(sink, committable).await?)),
+            None => Ok(Self::Append(data_files(sink, committable)?)),
+        }
+    }
+}
+
+/// The error, and what it has kept from happening.
+fn because(what: &str, error: SinkError) -> SinkError {
+    match error {
+        SinkError::Transient(why) => SinkError::Transient(format!("{what}: {why}")),
+        SinkError::Fatal(why) => SinkError::Fatal(format!("{what}: {why}")),
+    }
+}
 
 fn judge(sink: &IcebergSink, go: impl Fn(Option<&Claim>) -> bool + Send + Sync + 'static) -> Judge {
     let key = property_key(&sink.pipeline, &sink.name);
@@ -223,22 +260,36 @@ fn judge(sink: &IcebergSink, go: impl Fn(Option<&Claim>) -> bool + Send + Sync +
     })
 }
 
-/// Appends files and moves the claim, in one snapshot.
+/// Adds and removes rows and moves the claim, in one snapshot.
 async fn transact(
     judge: &Judge,
     table: &Table,
     sink: &IcebergSink,
     claim: &Claim,
     summary: HashMap<String, String>,
-    files: Vec<DataFile>,
-) -> iceberg::Result<Table> {
-    let invalid = |e: serde_json::Error| iceberg::Error::new(iceberg::ErrorKind::Unexpected, e.to_string());
-    let value = serde_json::to_string(claim).map_err(invalid)?;
-    let tx = Transaction::new(table);
-    let append = tx.fast_append().with_check_duplicate(false).set_snapshot_properties(summary).add_data_files(files);
-    let tx = append.apply(tx)?;
-    let tx = tx.update_table_properties().set(property_key(&sink.pipeline, &sink.name), value).apply(tx)?;
-    tx.commit(judge).await
+    contents: &Contents,
+) -> Result<()> {
+    let value = serde_json::to_string(claim).map_err(|e| SinkError::Fatal(e.to_string()))?;
+    let key = property_key(&sink.pipeline, &sink.name);
+    let append = |files: &[DataFile]| -> iceberg::Result<Transaction> {
+        let tx = Transaction::new(table);
+        let append = tx.fast_append().with_check_duplicate(false).set_snapshot_properties(summary.clone());
+        let tx = append.add_data_files(files.to_vec()).apply(tx)?;
+        tx.update_table_properties().set(key.clone(), value.clone()).apply(tx)
+    };
+    match (contents, &sink.upsert) {
+        (Contents::Delta(delta), Some(upsert)) => {
+            let properties = HashMap::from([(key, value)]);
+            row_delta::transact(sink, upsert, judge, delta, &summary, &properties).await
+        }
+        (Contents::Append(files), _) => {
+            let failed = |e: iceberg::Error| classify(&format!("table {}", sink.ident), &e);
+            append(files).map_err(failed)?.commit(judge).await.map(drop).map_err(failed)
+        }
+        (Contents::Delta(_), None) => {
+            Err(SinkError::Fatal("rows to be replaced in a table that is appended to".to_owned()))
+        }
+    }
 }
 
 fn data_files(sink: &IcebergSink, committable: &Committable) -> Result<Vec<DataFile>> {

@@ -1,6 +1,7 @@
 //! One data file: rows in, Parquet out, and what the checkpoint says of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
@@ -19,6 +20,7 @@ use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::errors::ParquetError;
 use serde_json::Value;
 
+use super::removals::Place;
 use super::table::Layout;
 use super::{classify, metrics};
 use crate::sink::{Result, SinkError};
@@ -47,7 +49,9 @@ pub struct Closed(pub(super) Value);
 
 pub struct DataFileWriter {
     parquet: AsyncArrowWriter<Output>,
-    path: String,
+    path: Arc<str>,
+    /// rows written so far
+    rows: i64,
     partition: Struct,
     /// field id → NaNs among its values
     nans: BTreeMap<i32, u64>,
@@ -59,14 +63,15 @@ impl DataFileWriter {
         let name = file_name(belongs, task, DataFileFormat::Parquet.to_string().as_str());
         let key = (!layout.spec.is_unpartitioned())
             .then(|| PartitionKey::new(layout.spec.as_ref().clone(), layout.schema.clone(), partition.clone()));
-        let path = layout.locations.generate_location(key.as_ref(), &name);
+        let path: Arc<str> = layout.locations.generate_location(key.as_ref(), &name).into();
         let output = Output { file: layout.output(&path)?, open: None };
         let parquet = AsyncArrowWriter::try_new_with_options(output, layout.arrow.clone(), layout.parquet.clone())
             .map_err(|e| failed("creating", &path, e))?;
-        Ok(Self { parquet, path, partition, nans: BTreeMap::new() })
+        Ok(Self { parquet, path, rows: 0, partition, nans: BTreeMap::new() })
     }
 
-    pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+    /// Returns where the first of the rows is: the others follow it.
+    pub async fn write(&mut self, rows: &RecordBatch) -> Result<Place> {
         for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
             let nans = match column.data_type() {
                 DataType::Float32 => {
@@ -82,7 +87,10 @@ impl DataFileWriter {
                 *self.nans.entry(id).or_default() += nans as u64;
             }
         }
-        self.parquet.write(rows).await.map_err(|e| failed("writing", &self.path, e))
+        self.parquet.write(rows).await.map_err(|e| failed("writing", &self.path, e))?;
+        let first = Place { file: self.path.clone(), position: self.rows };
+        self.rows = self.rows.saturating_add(i64::try_from(rows.num_rows()).unwrap_or(i64::MAX));
+        Ok(first)
     }
 
     /// Its size if it were closed now, roughly.
@@ -93,7 +101,7 @@ impl DataFileWriter {
     pub async fn close(mut self, layout: &Layout) -> Result<Closed> {
         let metadata = self.parquet.finish().await.map_err(|e| failed("finishing", &self.path, e))?;
         let file = metrics::describe(&layout.schema, &metadata, &self.nans)
-            .file_path(self.path.clone())
+            .file_path(self.path.to_string())
             .file_size_in_bytes(self.parquet.bytes_written() as u64)
             .partition(self.partition.clone())
             .partition_spec_id(layout.spec.spec_id())

@@ -25,7 +25,7 @@ const SMALL_FILE_BYTES_MAX: u64 = 8 << 20;
 /// Task number in the names of joined files.
 const JOIN_TASK: usize = 999;
 /// In a joined file's entry: the files whose rows it has, which nothing needs once it is committed.
-const REPLACES: &str = "replaces";
+pub const REPLACES: &str = "replaces";
 
 /// The files that a committable's files have replaced.
 pub fn replaced(files: &[Value]) -> impl Iterator<Item = &str> {
@@ -131,5 +131,5 @@ async fn write(
 ) -> Result<()> {
     let rows = layout.conform(rows)?;
     let id = partitions.assign(layout, &rows.slice(0, 1))?.first().copied().unwrap_or_default();
-    files.write(belongs, partitions, id, &rows).await
+    files.write(belongs, partitions, id, &rows).await.map(drop)
 }

@@ -57,11 +57,21 @@ impl Layout {
 
     /// Makes files durable: what it returns may be listed in a checkpoint.
     pub fn durable(&self, files: Vec<Closed>) -> Result<Vec<Value>> {
-        if let (Some(storage), false) = (&self.deferred, files.is_empty()) {
-            let failed = |e| SinkError::Fatal(format!("table {}: making its files durable: {e}", self.table));
-            storage.sync().map_err(failed)?;
+        if !files.is_empty() {
+            self.sync()?;
         }
         Ok(files.into_iter().map(|file| file.0).collect())
+    }
+
+    /// Makes all files durable that have been closed so far.
+    pub fn sync(&self) -> Result<()> {
+        let failed = |e| SinkError::Fatal(format!("table {}: making its files durable: {e}", self.table));
+        self.deferred.as_ref().map_or(Ok(()), |storage| storage.sync()).map_err(failed)
+    }
+
+    /// The input's column that becomes a column of the table.
+    pub fn input_of(&self, column: usize) -> Option<usize> {
+        self.inputs.get(column).copied().flatten()
     }
 
     /// Removes files that nothing needs any more. What cannot be removed is logged: it costs space, not answers.

@@ -16,11 +16,13 @@ use crate::catalog::open_catalog;
 use crate::spec::model::{CatalogKind, CatalogSpec, Evolve, PartitionField, PartitionTransform, SinkMode};
 
 mod files;
+mod upsert;
 
 struct World {
     dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     catalog: Arc<dyn Catalog>,
+    spec: CatalogSpec,
 }
 
 impl World {
@@ -35,7 +37,7 @@ impl World {
             properties: BTreeMap::new(),
         };
         let catalog = runtime.block_on(open_catalog(&spec)).unwrap();
-        Self { dir, runtime, catalog }
+        Self { dir, runtime, catalog, spec }
     }
 
     fn sink_of(

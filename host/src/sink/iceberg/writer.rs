@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use super::buffer::Buffer;
 use super::data::{Belongs, Closed, DataFileWriter};
 use super::partition::Partitions;
+use super::removals::Place;
 use super::table::Layout;
 use super::{join, run};
 use crate::sink::{Prepared, Result, SinkError, SinkWriter};
@@ -125,7 +126,7 @@ impl SinkWriter for IcebergWriter {
         let belongs = Belongs::After(self.checkpoint);
         let runtime = self.runtime.clone();
         if self.layout.spec.is_unpartitioned() {
-            return runtime.block_on(self.files.write(belongs, &self.partitions, 0, &batch));
+            return runtime.block_on(self.files.write(belongs, &self.partitions, 0, &batch)).map(drop);
         }
         let ids = self.partitions.assign(&self.layout, &batch)?;
         self.buffer.push(batch, ids);
@@ -141,6 +142,7 @@ impl SinkWriter for IcebergWriter {
             files: runtime.block_on(self.finish(checkpoint))?,
             rows: std::mem::take(&mut self.rows),
             windows_ms: self.windows_ms.take(),
+            writer: None,
         })
     }
 }
@@ -159,13 +161,14 @@ impl Files {
         Self { task, layout, open: None, closed: Vec::new() }
     }
 
+    /// Returns where the first of the rows is: the others follow it.
     pub async fn write(
         &mut self,
         belongs: Belongs,
         partitions: &Partitions,
         id: u32,
         rows: &RecordBatch,
-    ) -> Result<()> {
+    ) -> Result<Place> {
         let target = self.layout.options.target_file_bytes;
         if self.open.as_ref().is_some_and(|(open, file)| *open != id || file.bytes() >= target) {
             self.close().await?;
@@ -191,7 +194,7 @@ impl Files {
 }
 
 /// Widens the span of windows by those of a batch of results.
-fn widen(span: Option<(i64, i64)>, rows: &RecordBatch) -> Option<(i64, i64)> {
+pub fn widen(span: Option<(i64, i64)>, rows: &RecordBatch) -> Option<(i64, i64)> {
     use arrow_array::cast::AsArray;
     use arrow_array::types::TimestampMicrosecondType;
     let bound = |name: &str, max: bool| {

@@ -267,9 +267,8 @@ fn in_a_global_window_it_always_counts() -> Result<()> {
     live.move_on("counts", "b", 700)?;
     live.wait_for_results("counts", 4)?;
     let api = live.api.clone();
-    live.millrace.while_running("the key to be forgotten", MINUTE, || {
-        Ok(api.operator("counts")?["windows"]["groups"] == 1)
-    })?;
+    live.millrace
+        .while_running("the key to be forgotten", MINUTE, || Ok(api.operator("counts")?["windows"]["groups"] == 1))?;
     live.send(0, &[("a", 710)])?;
     live.wait_for_results("counts", 5)?;
     ensure!(live.late_total("counts")? == 0);
@@ -334,9 +333,8 @@ fn in_processing_time_nothing_is_late() -> Result<()> {
     for name in ["tumbled", "slid", "sessions"] {
         ensure!(live.late_total(name)? == 0, "{name}");
         let api = live.api.clone();
-        live.millrace.while_running("all windows to close", MINUTE, || {
-            Ok(api.operator(name)?["windows"]["groups"] == 0)
-        })?;
+        live.millrace
+            .while_running("all windows to close", MINUTE, || Ok(api.operator(name)?["windows"]["groups"] == 0))?;
     }
     let (bench, _) = live.stop()?;
     for (name, times) in [("tumbled", 1), ("slid", 2), ("sessions", 1)] {

@@ -117,7 +117,11 @@ impl Live {
     /// Waits until the table holds these rows.
     pub fn wait_for_table(&mut self, table: &str, rows: &str) -> Result<()> {
         let bench = &self.bench;
-        self.millrace.while_running(&format!("{table} to hold {rows}"), MINUTE, || Ok(holds(bench, table, rows).is_ok()))
+        self.millrace.while_running(
+            &format!("{table} to hold {rows}"),
+            MINUTE,
+            || Ok(holds(bench, table, rows).is_ok()),
+        )
     }
 }
 

@@ -33,12 +33,7 @@ fn bench(name: &str, groups: u64, backend: &str) -> Result<Bench> {
     pipeline.out_of_orderness = "12h".to_owned();
     pipeline.more = format!("\n[state]\nmemory_limit = \"{LIMIT_MIB}MiB\"\nbackend = \"{backend}\"\n")
         + &campaign_plugin()?
-        + &aggregation(
-            "users",
-            "[\"user_id\"]",
-            "type = \"tumbling\", size = \"1h\"",
-            "plugin = \"campaign-metrics\"",
-        )
+        + &aggregation("users", "[\"user_id\"]", "type = \"tumbling\", size = \"1h\"", "plugin = \"campaign-metrics\"")
         + &append("users", "ads.users");
     pipeline.write()?;
     let mut random = Random::new(17);
@@ -64,7 +59,11 @@ fn peak_mib(bench: &Bench) -> Result<u64> {
     let peak = millrace.watch_peak_memory(LONG)?;
     millrace.wait(LONG)?.ok()?;
     let expected = windows::grouped(&windows::tumbling("events", 3_600_000, 0), "user_id", METRICS);
-    oracle::rows_match(&bench.pipeline, &bench.dump()?, Rows { rounded: "revenue", ..Rows::of("ads.users", &expected) })?;
+    oracle::rows_match(
+        &bench.pipeline,
+        &bench.dump()?,
+        Rows { rounded: "revenue", ..Rows::of("ads.users", &expected) },
+    )?;
     Ok(peak >> 20)
 }
 

@@ -31,7 +31,8 @@ const SUMS: (&str, &str) = (
 
 fn aggregations() -> Result<String> {
     let campaign = "[\"campaign_id\"]";
-    let add = |name: &str, key: &str, window: &str, lines: &str, sink: &str| aggregation(name, key, window, lines) + sink;
+    let add =
+        |name: &str, key: &str, window: &str, lines: &str, sink: &str| aggregation(name, key, window, lines) + sink;
     let once = |name: &str| append(name, &format!("ads.{name}"));
     let parts = [
         campaign_plugin()?,
@@ -78,7 +79,8 @@ fn aggregations() -> Result<String> {
 fn expected() -> [(&'static str, String); 8] {
     let fives = grouped(&windows::tumbling("events", FIVE_MS, 0), "campaign_id", METRICS);
     let bought = "(SELECT * FROM events WHERE event_type = 'conversion')";
-    let as_events = format!("(SELECT * EXCLUDE (window_start, window_end), window_end - 1 AS timestamp FROM ({fives}))");
+    let as_events =
+        format!("(SELECT * EXCLUDE (window_start, window_end), window_end - 1 AS timestamp FROM ({fives}))");
     let rolled_up = "count(*) AS rows, sum(impressions)::BIGINT AS impressions, sum(revenue) AS revenue";
     [
         ("shifted", grouped(&windows::tumbling("events", FIVE_MS, 2 * MINUTE_MS), "campaign_id", METRICS)),
