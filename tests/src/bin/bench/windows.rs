@@ -1,11 +1,11 @@
-//! What other windows cost beside tumbling ones of 5 minutes, how throughput falls with the number of keys, and what an
-//! upsert costs beside an append: CPU per event, in one run, on one topic.
+//! What other windows cost beside tumbling ones of 5 minutes, and how throughput falls with the number of keys: CPU per event,
+//! in one run, on one topic.
 //!
 //! The topic spans more than an hour of event time, so that windows of an hour are full.
 
 use anyhow::Result;
 use millrace_tests::paths::Scratch;
-use millrace_tests::pipeline::{Pipeline, aggregation, append, campaign_plugin, upsert};
+use millrace_tests::pipeline::{Pipeline, aggregation, append, campaign_plugin};
 use millrace_tests::topic;
 
 use super::{Usage, generate};
@@ -100,18 +100,6 @@ fn run_all(jobs: &mut Jobs<'_>) -> Result<()> {
         let base = few.get_or_insert(cost.usage.wall_s);
         jobs.show(name, cost, &format!("throughput {:.2} of that with 1k", *base / cost.usage.wall_s));
     }
-
-    println!();
-    let counts = aggregation(
-        "a",
-        "[\"campaign_id\"]",
-        "type = \"tumbling\", size = \"5s\"",
-        "aggregate = { events = \"count(*)\" }",
-    );
-    let appended = jobs.cost(&(counts.clone() + &append("a", "ads.a")))?;
-    jobs.show("results appended", appended, "1.00");
-    let upserted = jobs.cost(&(counts + &upsert("a", "ads.a", "[\"campaign_id\", \"window_start\"]")))?;
-    jobs.show("results upserted", upserted, &format!("{:.2}", upserted.cpu_s / appended.cpu_s));
     Ok(())
 }
 
