@@ -9,7 +9,8 @@
 //!   events-by-day  … partitioned by campaign, platform and day
 //! ```
 //!
-//! and then plugins by themselves ([`plugins`]; `bench plugins` does only that, without a broker).
+//! and then commits that replace rows ([`upsert`]; `bench upsert` does only that, without a broker) and plugins by themselves
+//! ([`plugins`]; `bench plugins`).
 //!
 //! CPU time and peak RSS are the child's own (`wait4`). A start on an empty topic is measured too and subtracted for the
 //! steady-state column: compiling the plugin and opening the catalog are paid once, not per event.
@@ -27,9 +28,10 @@ use millrace_tests::topic;
 mod consume;
 mod native;
 mod plugins;
+mod upsert;
 
 const EVENTS_DEFAULT: u64 = 5_000_000;
-const USAGE: &str = "usage: bench [plugins | [--events N] [--brokers HOST:PORT]]";
+const USAGE: &str = "usage: bench [plugins | upsert | [--events N] [--brokers HOST:PORT]]";
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
@@ -43,6 +45,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["plugins"] => return plugins::run(),
+        ["upsert"] => return upsert::run(),
         ["--stage", "native", pipeline] => return native::run(Path::new(pipeline)),
         ["--stage", stage, brokers, topic, pipeline] => {
             return consume::run(stage, brokers, topic, Path::new(pipeline));
@@ -62,6 +65,7 @@ fn main() -> Result<()> {
     ensure!(rest.is_empty(), "{USAGE}");
     let brokers = brokers.unwrap_or_else(|| Broker::shared().brokers());
     bench(&brokers, events)?;
+    upsert::run()?;
     plugins::run()
 }
 
