@@ -135,8 +135,6 @@ pub enum Holds {
     State,
     /// what has been given of each group whose result can still change: `revision`, `present`, `changed`, `last_event`
     Ledger,
-    /// of a sink: where rows are that it may have to replace
-    Positions,
 }
 
 impl Holds {

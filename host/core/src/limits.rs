@@ -44,6 +44,9 @@ pub const MEMORY_TIGHT_PERCENT: u64 = 80;
 /// From this part on the memory backend takes a checkpoint and stops the run.
 pub const MEMORY_FULL_PERCENT: u64 = 95;
 
+/// Linear memory that an instance can have, in shares: beyond its share a run has time for a checkpoint.
+pub const MEMORY_HARD_FACTOR: u64 = 2;
+
 /// From this part on the disk backend moves the coldest windows out. A guest's memory grows by doubling.
 pub const MEMORY_SPILL_PERCENT: u64 = 45;
 

@@ -30,6 +30,8 @@ struct Facts<'a> {
     /// of the run's steady clock
     steady_ms: i64,
     paused: bool,
+    /// partitions ahead wait, whatever `max_drift` says
+    memory_tight: bool,
     sources: Vec<(&'a str, WatermarkSpec, Vec<PartitionFacts>)>,
     operators: Vec<(&'a str, NodeKind, Vec<(Vec<Arc<str>>, OperatorReport)>)>,
 }
@@ -76,6 +78,7 @@ impl<'a> Facts<'a> {
             now_at_ms: running.clock.now_ms(),
             steady_ms: status.now_ms(),
             paused: status.paused.load(Relaxed),
+            memory_tight: status.memory.is_tight(),
             sources: sources.collect(),
             operators: transforms.chain(aggregations).filter_map(|(name, kind)| operator(name, kind)).collect(),
         }
@@ -186,7 +189,11 @@ impl<'a> Facts<'a> {
                 _ => "ahead of a partition with a backlog and no event yet".to_owned(),
             };
             let max = words::duration(max);
-            return (Reason::Drift, format!("not read on, because it is {of_whom} (max_drift {max})"));
+            let bound = match self.memory_tight {
+                true => "there is little left of memory_limit".to_owned(),
+                false => format!("max_drift {max}"),
+            };
+            return (Reason::Drift, format!("not read on, because it is {of_whom} ({bound})"));
         }
         let backlog = p.backlog().filter(|b| *b > 0);
         if r.watermark_ms.is_none() && r.messages_total > 0 && r.future_total == r.messages_total {

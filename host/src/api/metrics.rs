@@ -110,7 +110,7 @@ pub fn text(running: &Running) -> String {
     let windows = operators().map(|(of, w)| (of, count(w.closed)));
     t.family("gauge", "operator_closed_windows", "Windows that have ended and may be corrected.", windows);
     let waiting = operators().map(|(of, w)| (of, count(w.corrections_waiting)));
-    t.family("gauge", "operator_corrections_waiting", "Groups whose correction waits.", waiting);
+    t.family("gauge", "operator_corrections_waiting", "Closed windows, or sessions, whose correction waits.", waiting);
     let late = explanation.operators.iter().flat_map(|o| {
         o.late.iter().map(|l| {
             let partition = l.partition.to_string();

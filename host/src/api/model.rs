@@ -207,7 +207,7 @@ pub struct Windows {
     pub oldest_open: Option<OldestWindow>,
     pub groups: u64,
     pub state_bytes: u64,
-    /// groups whose correction waits for the next tick or checkpoint
+    /// closed windows, or sessions, whose correction waits for the next tick or checkpoint
     pub corrections_waiting: u64,
 }
 

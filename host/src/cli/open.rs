@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use millrace_core::limits::MEMORY_HARD_FACTOR;
 use millrace_core::schema::Schema;
 
 use super::Failure;
@@ -74,7 +75,11 @@ pub fn resolve(loaded: &Loaded, substitute: Option<Substitute<'_>>) -> Result<Op
         }
     }
     for (_, node) in loaded.pipeline.aggregations.iter().filter(|(_, node)| !node.aggregates.is_empty()) {
-        let factory = BuiltinFactory::new(&node.plugin, &node.aggregates, loaded.pipeline.memory_share_bytes());
+        let factory = BuiltinFactory::new(
+            &node.plugin,
+            &node.aggregates,
+            loaded.pipeline.memory_share_bytes().saturating_mul(MEMORY_HARD_FACTOR),
+        );
         factories.insert(node.plugin.clone(), Arc::new(factory));
     }
     let missing = |name: &str, is: &str, wanted: &str| match broken.get(name) {

@@ -136,7 +136,7 @@ impl Operator {
                 stats: Arc::clone(&stats),
                 status: Arc::default(),
                 memory: Arc::clone(&memory),
-                memory_share: memory.task(TaskId { node: Arc::clone(&node.name), task }, u64::MAX),
+                memory_share: memory.task(TaskId { node: Arc::clone(&node.name), task }, u64::MAX, u64::MAX),
                 spill: None,
                 observer: None,
             };

@@ -41,7 +41,8 @@ pub fn plugin_at_fault(error: &PluginError) -> RunError {
     let remedy = if error.may_be_a_row() {
         "with a corrected plugin or the former one"
     } else {
-        "with a larger `memory_limit` in `[state]` (or `memory` of the plugin), or with shorter windows"
+        "with a larger `memory_limit` or `backend = \"disk\"` in `[state]` (or a larger `memory` of the plugin), or with shorter \
+         windows"
     };
     RunError::Plugin(format!(
         "{error}; a new instance failed in the same way, and no row can be blamed for it\nhint: nothing is lost: the next \

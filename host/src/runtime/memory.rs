@@ -6,8 +6,9 @@
 //!                           │ the slowest wait      │ disk: never reached, the coldest windows go out at half of it
 //! ```
 //!
-//! Each plugin task has an equal share, which is also the limit of its instance's linear memory: what one does not need,
-//! another cannot have. Counted are the instance's memory and the host's tables of groups.
+//! Each plugin task has an equal share: what one does not need, another cannot have. Counted are the instance's memory and
+//! the host's tables of groups. A guest's memory grows by doubling, so the hard limit of an instance is twice its share:
+//! beyond the share there is time for a checkpoint.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +33,8 @@ pub struct Memory {
 pub struct TaskMemory {
     pub task: TaskId,
     pub share_bytes: u64,
+    /// of all tasks together
+    pub limit_bytes: u64,
     used_bytes: AtomicU64,
     groups: AtomicU64,
 }
@@ -51,9 +54,9 @@ impl TaskMemory {
 }
 
 impl Memory {
-    pub fn task(&self, task: TaskId, share_bytes: u64) -> Arc<TaskMemory> {
-        let memory =
-            Arc::new(TaskMemory { task, share_bytes, used_bytes: AtomicU64::new(0), groups: AtomicU64::new(0) });
+    pub fn task(&self, task: TaskId, share_bytes: u64, limit_bytes: u64) -> Arc<TaskMemory> {
+        let (used_bytes, groups) = (AtomicU64::new(0), AtomicU64::new(0));
+        let memory = Arc::new(TaskMemory { task, share_bytes, limit_bytes, used_bytes, groups });
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&memory));
         memory
     }
@@ -109,10 +112,11 @@ impl Memory {
             .map(|t| format!("  {}: {} MiB of {} MiB, {} groups", t.task, t.used_bytes() >> 20, share, t.groups()))
             .collect();
         Some(format!(
-            "the state of {} takes {used} MiB of its share of {share} MiB of `memory_limit`: a checkpoint was taken, nothing is \
-             lost, and the same command goes on from it\n{}\nremedies, in `[state]`:\n  - a larger `memory_limit`\n  - \
-             `backend = \"disk\"`: windows that do not fit go to local files",
+            "the state of {} takes {used} MiB of its share of {share} MiB of `memory_limit` ({} MiB in all): a checkpoint was \
+             taken, nothing is lost\n{}\nhint: in `[state]`, a larger `memory_limit`, or `backend = \"disk\"`: tumbling and \
+             sliding windows that do not fit go to local files; then the same command goes on from the checkpoint",
             full.task,
+            full.limit_bytes >> 20,
             each.join("\n")
         ))
     }
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn one_task_beyond_its_share_is_enough_and_room_lets_all_go_on() {
         let memory = Memory::default();
-        let of = |task| memory.task(TaskId { node: "metrics".into(), task }, 1_000 << 20);
+        let of = |task| memory.task(TaskId { node: "metrics".into(), task }, 1_000 << 20, 2_000 << 20);
         let (a, b) = (of(0), of(1));
         memory.publish(&a, 799 << 20, 10);
         memory.publish(&b, 1 << 20, 1);

@@ -28,7 +28,7 @@ use crate::decode::Decoder;
 use crate::decode::json::JsonDecoder;
 use crate::sink::console::ConsoleSink;
 use crate::sink::file::FileSink;
-use crate::sink::iceberg::IcebergSink;
+use crate::sink::iceberg::{IcebergSink, Versions};
 use crate::sink::kafka::KafkaSink;
 use crate::sink::revised::{self, Revised};
 use crate::sink::{SinkCommitter, SinkError, WriterStore};
@@ -288,9 +288,9 @@ fn open_iceberg(
     let every = u32::try_from(every).unwrap_or(u32::MAX);
     if let SinkMode::Upsert { key } = &iceberg.mode {
         let submit = runtime.block_on(open_submit(catalog)).map_err(failed)?;
-        let identity = identity(pipeline, spec, key);
+        let versions = versions(pipeline, spec, key);
         let sink =
-            IcebergSink::open_upsert(&pipeline.name, name, iceberg, opened, submit, input, &identity, runtime.clone());
+            IcebergSink::open_upsert(&pipeline.name, name, iceberg, opened, submit, input, &versions, runtime.clone());
         let sink = runtime.block_on(sink)?;
         let claim = sink.found_claim()?;
         let store: Arc<dyn WriterStore> = Arc::new(Keeper { store: Arc::clone(store), runtime: runtime.clone() });
@@ -346,20 +346,26 @@ fn feeding<'a>(pipeline: &'a Pipeline, spec: &'a SinkSpec) -> Vec<&'a Aggregatio
     found
 }
 
-/// The columns that all versions of a row have in common: key and window of the aggregation that gives them. Where several
-/// give them, and each by another key, only the sink's own key is left.
-fn identity(pipeline: &Pipeline, spec: &SinkSpec, key: &[String]) -> Vec<String> {
-    let mut identities: Vec<Vec<String>> = feeding(pipeline, spec)
+/// Versions of a row have key and window of the aggregation that gives them in common. Where several give them, and each by
+/// another key, only the sink's own key is left.
+fn versions(pipeline: &Pipeline, spec: &SinkSpec, key: &[String]) -> Versions {
+    let all: Vec<Versions> = feeding(pipeline, spec)
         .into_iter()
         .map(|spec| {
             let window = (spec.window != WindowSpec::Global).then(|| columns::WINDOW_START.to_owned());
-            spec.key.iter().cloned().chain(window).collect()
+            let window_ms = match spec.window {
+                WindowSpec::Tumbling { size_ms, .. } | WindowSpec::Sliding { size_ms, .. } => Some(size_ms),
+                WindowSpec::Session { .. } | WindowSpec::Global => None,
+            };
+            Versions { identity: spec.key.iter().cloned().chain(window).collect(), window_ms }
         })
         .collect();
-    identities.dedup();
-    match identities.as_slice() {
-        [only] => only.clone(),
-        _ => key.to_vec(),
+    let first = all.first().cloned().unwrap_or_default();
+    let same_key = !all.is_empty() && all.iter().all(|versions| versions.identity == first.identity);
+    let same_window = all.iter().all(|versions| versions.window_ms == first.window_ms);
+    Versions {
+        identity: if same_key { first.identity } else { key.to_vec() },
+        window_ms: first.window_ms.filter(|_| same_window),
     }
 }
 
@@ -418,7 +424,7 @@ impl WriterStore for Keeper {
     fn write(&self, sink: &str, checkpoint: u64, rows: RecordBatch) -> crate::sink::Result<StateFile> {
         let part = StatePart {
             operator: sink.to_owned(),
-            holds: Holds::Positions,
+            holds: Holds::State,
             part: 0,
             first_key_group: 0,
             last_key_group: KEY_GROUPS - 1,

@@ -193,7 +193,8 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             );
             if let Backend::Disk { path } = &parts.pipeline.state.backend {
                 let name = format!("{}-{}", node.name, task);
-                aggregate.spill = Some(Spill::open(path, &name, &aggregate.plugin.signature().state)?);
+                let folder = path.join(&parts.pipeline.name);
+                aggregate.spill = Some(Spill::open(&folder, &name, &aggregate.plugin.signature().state)?);
             }
             let restored = Restored {
                 watermark_ms: state.watermark_ms,
@@ -414,7 +415,11 @@ fn aggregate_task(
         stats,
         status,
         memory: Arc::clone(&parts.stats.status.memory),
-        memory_share: parts.stats.status.memory.task(id.clone(), parts.pipeline.memory_share_bytes()),
+        memory_share: parts.stats.status.memory.task(
+            id.clone(),
+            parts.pipeline.memory_share_bytes(),
+            parts.pipeline.state.memory_limit_bytes,
+        ),
         spill: None,
         observer,
     }

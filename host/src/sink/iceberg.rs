@@ -67,6 +67,15 @@ pub struct IcebergSink {
     pub(crate) upsert: Option<row_delta::Upsert>,
 }
 
+/// How versions of one row are told from other rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// the columns in which they are equal
+    pub identity: Vec<String>,
+    /// the length of their windows, where all have the same
+    pub window_ms: Option<i64>,
+}
+
 impl std::fmt::Debug for IcebergSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IcebergSink").field("sink", &self.name).field("table", &self.ident).finish_non_exhaustive()
@@ -87,7 +96,7 @@ impl IcebergSink {
         Self::make(pipeline, sink, spec, catalog, input, runtime).await.map(Arc::new)
     }
 
-    /// The same of a table that holds the last version of each row only: versions of one row are equal in `identity`.
+    /// The same of a table that holds the last version of each row only.
     #[allow(clippy::too_many_arguments, reason = "those of `open`, and what replacing rows needs besides")]
     pub async fn open_upsert(
         pipeline: &str,
@@ -96,14 +105,14 @@ impl IcebergSink {
         catalog: Arc<dyn Catalog>,
         submit: Arc<dyn Submit>,
         input: &Schema,
-        identity: &[String],
+        versions: &Versions,
         runtime: Handle,
     ) -> Result<Arc<Self>> {
         let mut opened = Self::make(pipeline, sink, spec, catalog, input, runtime).await?;
         snapshot::takes_position_deletes(opened.base().metadata())
             .map_err(|e| SinkError::Fatal(format!("table {}: {}", opened.ident, e.message())))?;
-        let identity = Arc::new(Identity::new(&opened.layout, identity)?);
-        opened.upsert = Some(row_delta::Upsert::new(identity, submit));
+        let identity = Arc::new(Identity::new(&opened.layout, &versions.identity)?);
+        opened.upsert = Some(row_delta::Upsert::new(identity, versions.window_ms, submit));
         Ok(Arc::new(opened))
     }
 
@@ -143,7 +152,7 @@ impl IcebergSink {
         let Some(upsert) = &self.upsert else {
             return Err(SinkError::Fatal(format!("sink `{}` was opened to append", self.name)));
         };
-        Ok(Box::new(upsert::UpsertWriter::new(Arc::clone(self), Arc::clone(&upsert.identity), store)))
+        Ok(Box::new(upsert::UpsertWriter::new(Arc::clone(self), upsert, store)))
     }
 
     /// One hash per row, equal for rows of one Iceberg partition, so that one task can write each; `None` if the table

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_core::limits::MEMORY_HARD_FACTOR;
 use millrace_core::schema::Schema;
 
 use crate::plugin::builtin::Aggregate;
@@ -110,7 +111,7 @@ impl PluginSpec {
     pub fn limits(&self, memory_share: u64) -> PluginLimits {
         let has = |capability: &str| self.capabilities.iter().any(|c| c == capability);
         PluginLimits {
-            memory_bytes: self.memory_bytes.unwrap_or(memory_share),
+            memory_bytes: self.memory_bytes.unwrap_or(memory_share.saturating_mul(MEMORY_HARD_FACTOR)),
             deadline: Duration::from_millis(self.deadline_ms),
             startup_deadline: Duration::from_millis(self.startup_deadline_ms),
             result_bytes_max: usize::try_from(self.result_bytes).unwrap_or(usize::MAX),

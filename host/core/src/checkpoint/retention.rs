@@ -109,7 +109,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::checkpoint::{Checkpoint, Committable, Entry, FORMAT_VERSION, OperatorState, SinkState, StateFile};
+    use crate::checkpoint::{
+        Checkpoint, Committable, Entry, FORMAT_VERSION, OperatorState, SinkState, StateFile, WriterState,
+    };
 
     fn file(path: &str, written_by: u64) -> StateFile {
         StateFile {
@@ -179,6 +181,27 @@ mod tests {
         assert_eq!(r.delete_records, [1, 2, 3, 4]);
         assert_eq!(r.delete_files, ["a", "b", "d"].map(String::from).into());
         assert!(is_orphan("x", 4, &r) && !is_orphan("x", 5, &r) && !is_orphan("c", 3, &r));
+    }
+
+    /// A sink's memory of its rows is kept and let go like the operators' state.
+    #[test]
+    fn a_sinks_files_stay_as_long_as_a_kept_checkpoint_names_them() {
+        let with = |number: u64, files: &[&str]| {
+            let files = files.iter().map(|path| file(path, number)).collect();
+            let writer = Some(WriterState { files, notes: serde_json::Value::Null });
+            let sink = SinkState { writer, ..SinkState::default() };
+            record(
+                number,
+                Entry::Checkpoint(Checkpoint { sinks: [("s".to_owned(), sink)].into(), ..Checkpoint::default() }),
+            )
+        };
+        let log = [with(2, &["a"]), with(3, &["a", "b"]), with(4, &["b", "c"])];
+        let r = decide_retention(&log, &none(), &none(), Some(4), 2, &BTreeMap::new());
+        assert_eq!(r.kept, [3, 4].into());
+        assert!(r.delete_files.is_empty());
+        let r = decide_retention(&log, &none(), &none(), Some(4), 1, &BTreeMap::new());
+        assert_eq!(r.delete_files, ["a".to_owned()].into());
+        assert!(!is_orphan("b", 3, &r) && is_orphan("a", 3, &r));
     }
 
     #[test]

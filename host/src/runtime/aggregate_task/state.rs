@@ -220,8 +220,6 @@ impl AggregateTask {
                         self.plugin.restore(bucket.start_ms, rest.to_vec(), slots, total)?;
                         self.spill_if_full(state)?;
                     }
-                    // of a sink
-                    Holds::Positions => {}
                     Holds::Ledger => {
                         for (row, entry) in entries(&keys, &windows, rest).ok_or_else(lacks)?.iter().enumerate() {
                             state.windower.restore_entry(keys.hash(row), entry);
@@ -235,7 +233,6 @@ impl AggregateTask {
                 Holds::State if self.spill.is_some() => {}
                 Holds::State => state.windower.mark_unchanged(bucket.start_ms),
                 Holds::Ledger => state.windower.mark_ledger_unchanged(bucket.start_ms),
-                Holds::Positions => {}
             }
         }
         Ok(())

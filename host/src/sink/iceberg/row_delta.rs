@@ -34,13 +34,15 @@ const CONFLICTS_MAX: u32 = 4;
 /// What an upserting sink has besides an appending one.
 pub struct Upsert {
     pub identity: Arc<Identity>,
+    /// of windows whose end the rows do not say
+    pub window_ms: Option<i64>,
     pub submit: Arc<dyn Submit>,
     manifests: Manifests,
 }
 
 impl Upsert {
-    pub fn new(identity: Arc<Identity>, submit: Arc<dyn Submit>) -> Self {
-        Self { identity, submit, manifests: Manifests::default() }
+    pub fn new(identity: Arc<Identity>, window_ms: Option<i64>, submit: Arc<dyn Submit>) -> Self {
+        Self { identity, window_ms, submit, manifests: Manifests::default() }
     }
 }
 

@@ -24,6 +24,7 @@ use super::identity::{Id, Identity, micros};
 use super::partition::Partitions;
 use super::positions::{Positions, Unknown};
 use super::removals::{self, Place, Removal};
+use super::row_delta::Upsert;
 use super::writer::{Files, widen};
 use super::{IcebergSink, lookup};
 use crate::sink::{Prepared, Result, SinkError, SinkWriter, WriterStore};
@@ -38,6 +39,7 @@ const TASK: usize = 0;
 pub struct UpsertWriter {
     sink: Arc<IcebergSink>,
     identity: Arc<Identity>,
+    window_ms: Option<i64>,
     store: Arc<dyn WriterStore>,
     buffer_bytes_max: usize,
     endless_max: usize,
@@ -76,11 +78,12 @@ struct Last {
 }
 
 impl UpsertWriter {
-    pub fn new(sink: Arc<IcebergSink>, identity: Arc<Identity>, store: Arc<dyn WriterStore>) -> Self {
+    pub fn new(sink: Arc<IcebergSink>, upsert: &Upsert, store: Arc<dyn WriterStore>) -> Self {
         Self {
             files: Files::new(TASK, sink.layout.clone()),
             sink,
-            identity,
+            identity: Arc::clone(&upsert.identity),
+            window_ms: upsert.window_ms,
             store,
             buffer_bytes_max: BUFFER_BYTES_MAX,
             endless_max: ENDLESS_POSITIONS_MAX,
@@ -143,7 +146,7 @@ impl UpsertWriter {
                 is_new: is_insert,
                 is_final: changes.is_final,
                 start_us,
-                end_ms: micros(ends, first).map(|end| end.div_euclid(1_000)),
+                end_ms: self.end_ms(start_us, micros(ends, first)),
             };
             match self.waiting.last.get_mut(keys.bytes(first)) {
                 // what the table had before this epoch is what the first change said
@@ -156,6 +159,12 @@ impl UpsertWriter {
         self.waiting.bytes += batch.get_array_memory_size();
         self.waiting.batches.push(batch.clone());
         Ok(())
+    }
+
+    /// None: the window has no end, or nobody knows it.
+    fn end_ms(&self, start_us: Option<i64>, end_us: Option<i64>) -> Option<i64> {
+        let end_ms = end_us.map(|end| end.div_euclid(1_000));
+        end_ms.or_else(|| start_us?.div_euclid(1_000).checked_add(self.window_ms?))
     }
 
     /// Writes what waits: rows to data files, former places to the removals.

@@ -9,8 +9,9 @@
 //!   events-by-day  … partitioned by campaign, platform and day
 //! ```
 //!
-//! then windows, numbers of keys and sinks beside each other ([`windows`]; `bench windows` does only that), and plugins by
-//! themselves ([`plugins`]; `bench plugins` does only that, without a broker).
+//! then windows, numbers of keys and sinks beside each other ([`windows`]; `bench windows` does only that), commits that
+//! replace rows ([`upsert`]; `bench upsert` does only that, without a broker), and plugins by themselves ([`plugins`]; `bench
+//! plugins`).
 //!
 //! CPU time and peak RSS are the child's own (`wait4`). A start on an empty topic is measured too and subtracted for the
 //! steady-state column: compiling the plugin and opening the catalog are paid once, not per event.
@@ -28,10 +29,11 @@ use millrace_tests::topic;
 mod consume;
 mod native;
 mod plugins;
+mod upsert;
 mod windows;
 
 const EVENTS_DEFAULT: u64 = 5_000_000;
-const USAGE: &str = "usage: bench [plugins | [windows] [--events N] [--brokers HOST:PORT]]";
+const USAGE: &str = "usage: bench [plugins | upsert | [windows] [--events N] [--brokers HOST:PORT]]";
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["plugins"] => return plugins::run(),
+        ["upsert"] => return upsert::run(),
         ["--stage", "native", pipeline] => return native::run(Path::new(pipeline)),
         ["--stage", stage, brokers, topic, pipeline] => {
             return consume::run(stage, brokers, topic, Path::new(pipeline));
@@ -72,6 +75,7 @@ fn main() -> Result<()> {
     }
     bench(&brokers, events)?;
     windows::run(&brokers, events)?;
+    upsert::run()?;
     plugins::run()
 }
 

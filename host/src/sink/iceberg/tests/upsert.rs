@@ -34,7 +34,7 @@ impl WriterStore for Kept {
         let mut files = self.files.lock().unwrap();
         let path = format!("{sink}/{checkpoint:08}-{}", files.len());
         let file = StateFile {
-            holds: Holds::Positions,
+            holds: Holds::State,
             part: 0,
             path: path.clone(),
             bytes: 1,
@@ -165,7 +165,8 @@ impl World {
         self.runtime.block_on(async {
             let submit = open_submit(&self.spec).await.unwrap();
             let catalog = self.catalog.clone();
-            IcebergSink::open_upsert("p", "s", &spec, catalog, submit, &results(), identity, handle).await.unwrap()
+            let versions = Versions { identity: identity.to_vec(), window_ms: None };
+            IcebergSink::open_upsert("p", "s", &spec, catalog, submit, &results(), &versions, handle).await.unwrap()
         })
     }
 
@@ -309,8 +310,8 @@ impl Process<'_> {
         let committed = self.world.claim(&self.sink, self.generation, &self.state).unwrap();
         self.state.pending.retain(|c| c.checkpoint > committed);
         self.state.confirmed = self.state.confirmed.max(committed);
-        let identity = self.sink.upsert.as_ref().unwrap().identity.clone();
-        let writer = UpsertWriter::new(self.sink.clone(), identity, self.kept.clone()).with_buffer(self.buffer_bytes);
+        let upsert = self.sink.upsert.as_ref().unwrap();
+        let writer = UpsertWriter::new(self.sink.clone(), upsert, self.kept.clone()).with_buffer(self.buffer_bytes);
         let mut writer = match self.endless_max {
             Some(max) => writer.with_endless_max(max),
             None => writer,
@@ -748,6 +749,59 @@ fn nothing_is_left_beside_the_table_when_the_commit_is_in() {
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
 }
 
+/// `mode = "append"` with `revision = true`: the last versions are what an upsert sink's table holds.
+#[test]
+fn a_sink_that_keeps_revisions_has_every_version() {
+    use crate::sink::revised::{Revised, schema};
+    let world = World::new();
+    let kept = ["campaign", "window_start", "window_end"].map(str::to_owned);
+    let mode = SinkMode::Append { revision: true };
+    let sink =
+        world.sink_of(world.catalog.clone(), "s", IcebergSinkSpec { mode, ..spec() }, &schema(&results(), &kept));
+    world.claim(&sink, 1, &SinkState::default()).unwrap();
+    let mut writer = Revised::new(sink.writer(0, false), &results(), &kept);
+    for (checkpoint, versions) in [
+        (1, vec![insert("a", 0, 1), insert("b", 0, 2)]),
+        (2, vec![replace(2, "a", 0, 10), delete(2, "b", 0)]),
+        (3, vec![replace(3, "a", 0, 11)]),
+    ] {
+        writer.write(&changes(&versions, false)).unwrap();
+        let prepared = writer.prepare(checkpoint).unwrap();
+        let committable = Committable {
+            checkpoint,
+            predecessor: checkpoint - 1,
+            files: prepared.files,
+            rows: prepared.rows,
+            positions: Vec::new(),
+            windows_ms: None,
+            plugins: BTreeMap::new(),
+        };
+        world.commit(&sink, 1, &committable).unwrap();
+    }
+    let table = world.table();
+    let read = async { table.scan().build()?.to_arrow().await?.try_collect::<Vec<RecordBatch>>().await };
+    let mut versions = Vec::new();
+    for batch in &world.runtime.block_on(read).unwrap() {
+        let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+        let numbers = batch.column_by_name("n").unwrap().as_primitive::<Int64Type>();
+        let revisions = batch.column_by_name("revision").unwrap().as_primitive::<arrow_array::types::Int32Type>();
+        for row in 0..batch.num_rows() {
+            let number = numbers.is_valid(row).then(|| numbers.value(row));
+            let of = |name| text(name).value(row).to_owned();
+            versions.push((of("campaign"), revisions.value(row), of("change"), number));
+        }
+    }
+    versions.sort();
+    let expected = [
+        ("a", 1, "insert", Some(1)),
+        ("a", 2, "replace", Some(10)),
+        ("a", 3, "replace", Some(11)),
+        ("b", 1, "insert", Some(2)),
+        ("b", 2, "delete", None),
+    ];
+    assert_eq!(versions, expected.map(|(key, revision, change, n)| (key.to_owned(), revision, change.to_owned(), n)));
+}
+
 #[test]
 fn a_table_of_version_three_is_refused_with_the_way_out() {
     use iceberg::spec::FormatVersion;
@@ -764,7 +818,8 @@ fn a_table_of_version_three_is_refused_with_the_way_out() {
         let submit = open_submit(&world.spec).await.unwrap();
         let mode = SinkMode::Upsert { key: identity.to_vec() };
         let spec = IcebergSinkSpec { mode, ..spec() };
-        IcebergSink::open_upsert("p", "s", &spec, world.catalog.clone(), submit, &results(), &identity, handle).await
+        let versions = Versions { identity: identity.to_vec(), window_ms: None };
+        IcebergSink::open_upsert("p", "s", &spec, world.catalog.clone(), submit, &results(), &versions, handle).await
     });
     let error = opened.unwrap_err().to_string();
     assert!(error.contains("version") && error.contains("hint:"), "{error}");

@@ -25,10 +25,12 @@ impl Random {
 
 const KEYS: [Option<&str>; 5] = [Some("a"), Some("b"), Some("c"), Some(""), None];
 
+type Group = (Option<&'static str>, (i64, i64));
+
 /// What the aggregation has given out: its groups with their rows, and the revision.
 #[derive(Clone, Default)]
 struct Model {
-    groups: BTreeMap<(Option<&'static str>, (i64, i64)), (Vec<i64>, u32)>,
+    groups: BTreeMap<Group, (Vec<i64>, u32)>,
     watermark_hours: i64,
     next: i64,
 }
