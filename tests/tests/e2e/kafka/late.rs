@@ -18,8 +18,11 @@ fn counting(window: &str, more: &str) -> String {
     aggregation("counts", CAMPAIGN, window, &format!("aggregate = {{ events = \"count(*)\" }}\n{more}"))
 }
 
-/// Every version of every row, told apart by its revision.
-fn versions(bench: &Bench, table: &str, rows: &[(&str, i64, i64, Option<i64>, u32, &str)]) -> Result<()> {
+/// Campaign, window in seconds, events (a deletion has none), revision, change.
+type Version<'a> = (&'a str, i64, i64, Option<i64>, u32, &'a str);
+
+/// The table holds exactly these versions of rows.
+fn versions(bench: &Bench, table: &str, rows: &[Version<'_>]) -> Result<()> {
     let values: Vec<String> = rows
         .iter()
         .map(|(campaign, start, end, events, revision, change)| {
