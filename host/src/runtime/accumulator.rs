@@ -251,14 +251,20 @@ impl Accumulator {
     /// Linear memory never shrinks: an instance that holds more than twice what it needs is exchanged for a fresh one.
     /// To be called when everything is exported.
     pub fn give_memory_back(&mut self) -> Result<(), RunError> {
-        let bytes = self.plugin.memory_bytes();
-        if bytes < REBUILD_BYTES_MIN || bytes / 2 < self.size()? || bytes / 3 * 2 < self.rebuilt_bytes {
+        if !self.holds_too_much()? {
             return Ok(());
         }
+        let bytes = self.plugin.memory_bytes();
         self.plugin = self.fresh()?;
         self.rebuilt_bytes = self.plugin.memory_bytes();
         info!(node = %self.node, before = bytes, after = self.rebuilt_bytes, "plugin instance rebuilt to give memory back");
         Ok(())
+    }
+
+    /// Whether a fresh instance would take much less.
+    pub fn holds_too_much(&mut self) -> Result<bool, RunError> {
+        let bytes = self.plugin.memory_bytes();
+        Ok(bytes >= REBUILD_BYTES_MIN && bytes / 3 * 2 >= self.rebuilt_bytes && bytes / 2 >= self.size()?)
     }
 
     /// A call that can be repeated; once, on an instance brought back, if it kills this one.
