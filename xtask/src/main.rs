@@ -24,7 +24,7 @@ cargo xtask <chore>
   build                        the release binary and the plugins (target/release/millrace, target/plugins)
   plugins                      the plugins only
   bench [ARGS…]                events/s, CPU-seconds per million events, RSS, and the sandbox's share; plugins by themselves
-  bench windows [ARGS…]        only windows beside tumbling ones, numbers of keys, upsert beside append
+  bench windows [ARGS…]        only windows beside tumbling ones, and numbers of keys
   bench plugins                only these: ns per row by batch size beside native, and their start
   lint                         rustfmt, clippy, cargo-deny where installed
   kafka start [--port P] | stop | status

@@ -46,7 +46,7 @@ type Row = (String, i64, i64, i64);
 /// older than its last.
 fn rows(folder: &Path) -> Result<BTreeSet<Row>> {
     let mut last: BTreeMap<(String, String), (i64, Row)> = BTreeMap::new();
-    let second = |at: &Value| at.as_str().and_then(|at| parse_second(at)).map(|at| at - T / 1_000).context("no time");
+    let second = |at: &Value| at.as_str().and_then(parse_second).map(|at| at - T / 1_000).context("no time");
     for file in files_below(folder) {
         for line in std::fs::read_to_string(&file)?.lines() {
             let row: Value = serde_json::from_str(line)?;

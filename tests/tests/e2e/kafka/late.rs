@@ -18,8 +18,11 @@ fn counting(window: &str, more: &str) -> String {
     aggregation("counts", CAMPAIGN, window, &format!("aggregate = {{ events = \"count(*)\" }}\n{more}"))
 }
 
-/// Every version of every row, told apart by its revision.
-fn versions(bench: &Bench, table: &str, rows: &[(&str, i64, i64, Option<i64>, u32, &str)]) -> Result<()> {
+/// Campaign, window in seconds, events (a deletion has none), revision, change.
+type Version<'a> = (&'a str, i64, i64, Option<i64>, u32, &'a str);
+
+/// The table holds exactly these versions of rows.
+fn versions(bench: &Bench, table: &str, rows: &[Version<'_>]) -> Result<()> {
     let values: Vec<String> = rows
         .iter()
         .map(|(campaign, start, end, events, revision, change)| {
@@ -247,6 +250,22 @@ fn when_the_session_it_would_make_has_expired_it_goes_to_late() -> Result<()> {
     holds(&bench, "ads.counts", &counts(&[("a", 0, 30, 1)]))?;
     ensure!(late_rows(&bench)?.len() == 1);
     Ok(())
+}
+
+/// Its own `[t, t + gap)` has expired, but it is part of a session that has not.
+#[test]
+fn when_a_session_that_has_not_expired_takes_it_up_it_counts() -> Result<()> {
+    let session = "type = \"session\", gap = \"30s\"";
+    let mut live = Live::start("late-session-alive", 1, |pipeline| {
+        pipeline.more = counting(session, "") + &append("counts", "ads.counts");
+    })?;
+    live.send(0, &[("a", 0), ("a", 25), ("a", 50), ("a", 75)])?;
+    live.move_on("counts", "a", 100)?;
+    live.send_and_wait("counts", 0, &[("a", 5), ("a", -29)])?;
+    ensure!(live.late_total("counts")? == 0);
+    live.move_on("counts", "b", 200)?;
+    let (bench, _) = live.stop()?;
+    holds(&bench, "ads.counts", &counts(&[("a", -29, 130, 7)]))
 }
 
 /// A global window never ends: nothing is late for it, and a key that comes back after `state_ttl` begins anew.

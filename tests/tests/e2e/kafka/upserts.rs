@@ -85,7 +85,16 @@ fn disturbed(name: &str, disturb: impl FnOnce(&Path) -> Result<()>) -> Result<()
 fn sigkill_at_random_instants() -> Result<()> {
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
-    disturbed("upsert-sigkill", |file| kill_at_random(file, RANDOM_KILLS, seed))
+    disturbed("upsert-sigkill", |file| {
+        // at changing parallelism: state, ledgers and what the sinks remember move with the keys
+        let text = std::fs::read_to_string(file)?;
+        for life in 0..RANDOM_KILLS {
+            let tasks = 1 + (life + 1) % 3;
+            std::fs::write(file, text.replace("parallelism = 2", &format!("parallelism = {tasks}")))?;
+            kill_at_random(file, 1, seed + u64::from(life))?;
+        }
+        Ok(std::fs::write(file, text)?)
+    })
 }
 
 #[test]
