@@ -120,6 +120,8 @@ pub struct Due {
     pub loads: Vec<Load>,
     /// what is to be done first; the parts of groups are only right if it has been
     pub folds: Folds,
+    /// parts are partial results, which are gone when the plugin instance is exchanged
+    pub is_shared: bool,
     /// of a window that many keys share: its start
     pub(crate) window_start_ms: Option<i64>,
     /// once it has been settled, its groups are over
@@ -177,6 +179,7 @@ impl Due {
             parts: Vec::new(),
             loads: Vec::new(),
             folds: Folds::default(),
+            is_shared: false,
             window_start_ms: None,
             ends: false,
             is_last: true,

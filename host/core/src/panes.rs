@@ -298,7 +298,7 @@ impl Panes {
         let folds = self.partials.advance(window, &panes, &mut self.table.slots)?;
         let mut due = Due::new(plan.audience, plan.is_final);
         due.window_start_ms = Some(plan.start_ms);
-        due.folds = folds;
+        (due.folds, due.is_shared) = (folds, true);
         let restart = self.reached.iter().any(|r| window.phase(r.watermark_ms, 0) != Phase::Open);
         let slots = &self.table.slots;
         let mut give = |hash: u64, key: &[u8], parts: &[u32]| {
@@ -324,6 +324,7 @@ impl Panes {
         let mut over = self.partials.forget();
         if let Some(due) = due {
             over.extend(std::mem::take(&mut due.folds).emptied);
+            due.is_shared = false;
             for at in 0..due.groups.len() {
                 let Some((owner, start_ms)) = due.groups.get(at).map(|g| (g.owner, g.window.start_ms)) else {
                     continue;

@@ -110,6 +110,8 @@ struct State {
     pending: Vec<Pending>,
     pending_rows: usize,
     next_tick: Option<Instant>,
+    /// of the plugin instance, as of the last emission
+    exchanges: u64,
     late_dropped: u64,
     late_logged: u64,
     /// as the plugin said last, and the rows since
@@ -132,6 +134,7 @@ impl AggregateTask {
             pending: Vec::new(),
             pending_rows: 0,
             next_tick: self.every.map(|every| Instant::now() + every),
+            exchanges: 0,
             late_dropped: restored.late_dropped,
             late_logged: 0,
             state_bytes: 0,
