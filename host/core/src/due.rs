@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::batch::{Audience, Change};
+use crate::partials::Folds;
 use crate::slots::{Slots, TooManyGroups};
 use crate::window::Window;
 
@@ -117,6 +118,10 @@ pub struct Due {
     parts: Vec<u32>,
     /// groups that were moved to disk: to be merged into their slots for the evaluation, emptied and released after it
     pub loads: Vec<Load>,
+    /// what is to be done first; the parts of groups are only right if it has been
+    pub folds: Folds,
+    /// parts are partial results, which are gone when the plugin instance is exchanged
+    pub is_shared: bool,
     /// of a window that many keys share: its start
     pub(crate) window_start_ms: Option<i64>,
     /// once it has been settled, its groups are over
@@ -173,6 +178,8 @@ impl Due {
             keys: Vec::new(),
             parts: Vec::new(),
             loads: Vec::new(),
+            folds: Folds::default(),
+            is_shared: false,
             window_start_ms: None,
             ends: false,
             is_last: true,
@@ -207,6 +214,15 @@ impl Due {
 
     pub fn deleted_key(&self, deletion: &Deletion) -> &[u8] {
         self.keys.get(deletion.key.clone()).unwrap_or_default()
+    }
+
+    /// Other parts for the same group.
+    pub(crate) fn set_parts(&mut self, at: usize, parts: &[u32]) {
+        let from = self.parts.len();
+        self.parts.extend_from_slice(parts);
+        if let Some(group) = self.groups.get_mut(at) {
+            group.parts = from..self.parts.len();
+        }
     }
 
     /// The slots that the group is put together from, by start of their panes; one: it is the group.

@@ -21,7 +21,7 @@ use crate::slots::{Slots, TooManyGroups};
 /// All groups of one operator task.
 #[derive(Debug, Default)]
 pub struct GroupTable {
-    windows: BTreeMap<i64, WindowGroups>,
+    pub(crate) windows: BTreeMap<i64, WindowGroups>,
     pub slots: Slots,
     calls: u64,
 }

@@ -18,6 +18,7 @@
 //! | [`due`] | which groups give their result now, and what their rows do to the table |
 //! | [`ledger`] | what has been given of each group of a window |
 //! | [`panes`] | tumbling and sliding windows: which open, close, expire, which groups have changed since |
+//! | [`partials`] | what consecutive sliding windows share |
 //! | [`sessions`] | session windows and the global one, a group at a time |
 //! | [`windower`] | any kind of window behind one face |
 //! | [`seen`] | which keys have been seen lately: deduplication |
@@ -37,6 +38,7 @@ pub mod key;
 pub mod ledger;
 pub mod limits;
 pub mod panes;
+pub mod partials;
 pub mod schema;
 pub mod seen;
 pub mod sessions;

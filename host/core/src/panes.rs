@@ -21,6 +21,7 @@ use crate::due::{Due, Given, Load, LoadedGroup, Loads, Owner, PARTITIONS, Policy
 use crate::groups::{GroupTable, WindowGroups};
 use crate::key::{KeyGroup, Keys, key_group};
 use crate::ledger::{Entry, Ledger};
+use crate::partials::{PANES_MIN, Partials};
 use crate::slots::TooManyGroups;
 use crate::window::{Phase, Slicing, Window};
 use crate::windower::Placed;
@@ -36,6 +37,8 @@ pub struct Panes {
     /// (pane, part) on disk
     spilled: BTreeMap<(i64, u32), Spilled>,
     next_part: u32,
+    /// where each window gives its results once
+    partials: Partials,
     /// a window with groups on disk, given a partition at a time
     partial: Option<Partial>,
 }
@@ -91,6 +94,7 @@ impl Panes {
             reached: Vec::new(),
             spilled: BTreeMap::new(),
             next_part: 1,
+            partials: Partials::default(),
             partial: None,
         }
     }
@@ -140,6 +144,7 @@ impl Panes {
                 let lateness_ms = self.policy.allowed_lateness_ms;
                 self.enliven(pane, |window| window.phase(watermark_ms, lateness_ms) == Phase::Expired);
             }
+            self.partials.rows(pane, run.iter().map(|&row| keys.hash(row as usize)));
             let of = run.iter().map(|&row| (keys.hash(row as usize), keys.bytes(row as usize)));
             self.table.slots(pane.start_ms, of, &mut placed.slots)?;
         }
@@ -267,7 +272,7 @@ impl Panes {
     /// All of it at once, or, where groups are on disk, its first partition.
     fn plan(&mut self, plan: Plan, loads: &mut dyn Loads) -> Result<Due, TooManyGroups> {
         if self.spilled_of(plan.start_ms).next().is_none() {
-            let mut due = self.gather(plan, None, &[]);
+            let mut due = if self.shares_partials(plan) { self.fold(plan)? } else { self.gather(plan, None, &[]) };
             due.ends = plan.ends;
             return Ok(due);
         }
@@ -275,6 +280,63 @@ impl Panes {
         let due = self.next_partition(loads)?;
         // the last partition is a due even if it is empty
         Ok(due.unwrap_or_else(|| Due::new(plan.audience, plan.is_final)))
+    }
+
+    /// Each window is given once, in order, and is worth it.
+    fn shares_partials(&self, plan: Plan) -> bool {
+        !self.policy.keeps_ledger()
+            && self.spilled.is_empty()
+            && plan.ends
+            && self.panes_of(plan.start_ms).nth(PANES_MIN).is_some()
+    }
+
+    /// The groups of a window from what consecutive windows share.
+    fn fold(&mut self, plan: Plan) -> Result<Due, TooManyGroups> {
+        let window = self.slicing.window(plan.start_ms);
+        let panes: Vec<(i64, &WindowGroups)> =
+            self.table.windows.range(window.start_ms..window.end_ms).map(|(s, p)| (*s, p)).collect();
+        let folds = self.partials.advance(window, &panes, &mut self.table.slots)?;
+        let mut due = Due::new(plan.audience, plan.is_final);
+        due.window_start_ms = Some(plan.start_ms);
+        (due.folds, due.is_shared) = (folds, true);
+        let restart = self.reached.iter().any(|r| window.phase(r.watermark_ms, 0) != Phase::Open);
+        let slots = &self.table.slots;
+        let mut give = |hash: u64, key: &[u8], parts: &[u32]| {
+            let live: Vec<u32> = parts.iter().copied().filter(|slot| slots.is_live(*slot)).collect();
+            if !live.is_empty() && !(restart && self.was_given(window, Some(hash))) {
+                due.push(window, Given::default(), Owner::Key(hash), key, &live);
+            }
+        };
+        self.partials.groups(&mut give);
+        if self.partials.has_stale() {
+            let panes: Vec<&WindowGroups> = panes.iter().map(|(_, pane)| *pane).collect();
+            let stale = Assembled::of(&panes, |hash, slot| self.partials.is_stale(hash) && slots.is_live(slot));
+            for ((hash, key, _), parts) in stale.keys.iter().zip(stale.parts()) {
+                give(hash, key, parts);
+            }
+        }
+        Ok(due)
+    }
+
+    /// The plugin instance has been exchanged, and partial results are gone: the groups of a due are put together from all
+    /// of their panes. Returns slots to be emptied, then released.
+    pub fn without_partials(&mut self, due: Option<&mut Due>) -> Vec<u32> {
+        let mut over = self.partials.forget();
+        if let Some(due) = due {
+            over.extend(std::mem::take(&mut due.folds).emptied);
+            due.is_shared = false;
+            for at in 0..due.groups.len() {
+                let Some((owner, start_ms)) = due.groups.get(at).map(|g| (g.owner, g.window.start_ms)) else {
+                    continue;
+                };
+                let Owner::Key(hash) = owner else { continue };
+                let key = due.groups.get(at).map(|group| due.key(group).to_vec()).unwrap_or_default();
+                let of_key = self.panes_of(start_ms).filter_map(|(_, pane)| pane.find(hash, &key));
+                let parts: Vec<u32> = of_key.filter(|slot| self.table.slots.is_live(*slot)).collect();
+                due.set_parts(at, &parts);
+            }
+        }
+        over
     }
 
     /// The next partition with groups that are due, or the last.
@@ -374,7 +436,11 @@ impl Panes {
         let Some(start_ms) = due.window_start_ms else { return Vec::new() };
         if due.ends {
             self.live.remove(&start_ms);
-            return self.forget_panes(start_ms);
+            let mut gone = self.forget_panes(start_ms);
+            if self.live.is_empty() {
+                gone.extend(self.partials.forget());
+            }
+            return gone;
         }
         let Some(live) = self.live.get_mut(&start_ms) else { return Vec::new() };
         if due.is_last {
@@ -502,7 +568,10 @@ impl Panes {
     pub fn size_bytes(&self) -> usize {
         let tables: usize = self.table.windows().map(|(_, pane)| pane.size_bytes()).sum();
         let spilled = self.spilled.len() * size_of::<(i64, u32, Spilled)>();
-        tables + spilled + self.live.values().map(|live| live.ledger.size_bytes()).sum::<usize>()
+        tables
+            + spilled
+            + self.partials.size_bytes()
+            + self.live.values().map(|live| live.ledger.size_bytes()).sum::<usize>()
     }
 
     /// Closed windows with changes that wait for the next barrier or tick.

@@ -70,6 +70,8 @@ pub struct Sessions {
     merged: Vec<(i64, u32, u32)>,
     /// by start of the bucket
     buckets: BTreeMap<i64, BucketState>,
+    /// exports so far
+    exports: u64,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,8 @@ struct Session {
     /// has given its result; it may be given again
     closed: bool,
     waiting: bool,
+    /// its bucket is marked as changed since this export
+    marked: u64,
     /// rows that sinks have: of this window, or of those it has grown from
     given: Vec<(Window, Given)>,
 }
@@ -122,6 +126,7 @@ impl Sessions {
             waiting: Vec::new(),
             merged: Vec::new(),
             buckets: BTreeMap::new(),
+            exports: 1,
         }
     }
 
@@ -238,6 +243,7 @@ impl Sessions {
             timer_ms,
             closed: false,
             waiting: false,
+            marked: self.exports,
             given: Vec::new(),
         };
         let at = slot as usize;
@@ -310,16 +316,21 @@ impl Sessions {
 
     /// An event has come into a session.
     fn extend(&mut self, slot: u32, own: Window) {
+        let exports = self.exports;
         let Some(session) = self.session_mut(slot) else { return };
         let before_ms = session.start_ms;
         session.start_ms = before_ms.min(own.start_ms);
         session.end_ms = session.end_ms.max(own.end_ms);
+        let is_marked = std::mem::replace(&mut session.marked, exports) == exports;
         let (after_ms, last_ms) = (session.start_ms, session.window().max_time_ms());
         if session.closed {
             // it may be open again, or has to be given once more
             let timer_ms = session.timer_ms.min(last_ms);
             self.set_closed(slot, false);
             self.set_timer(slot, timer_ms);
+        }
+        if is_marked && before_ms == after_ms {
+            return;
         }
         let (before, after) = (self.bucket_start(before_ms), self.bucket_start(after_ms));
         if before != after {
@@ -580,6 +591,7 @@ impl Sessions {
     }
 
     pub fn take_changed(&mut self) -> (Vec<i64>, Vec<i64>) {
+        self.exports += 1;
         let mut parts = (Vec::new(), Vec::new());
         for (start, bucket) in &mut self.buckets {
             let part = if std::mem::take(&mut bucket.changed) { &mut parts.0 } else { &mut parts.1 };
@@ -589,12 +601,14 @@ impl Sessions {
     }
 
     pub fn mark_unchanged(&mut self, start_ms: i64) {
+        self.exports += 1;
         if let Some(bucket) = self.buckets.get_mut(&start_ms) {
             bucket.changed = false;
         }
     }
 
     pub fn mark_ledger_unchanged(&mut self, start_ms: i64) {
+        self.exports += 1;
         if let Some(bucket) = self.buckets.get_mut(&start_ms) {
             bucket.ledger_changed = false;
         }

@@ -94,6 +94,14 @@ impl Windower {
         }
     }
 
+    /// The plugin instance has been exchanged: see [`Panes::without_partials`].
+    pub fn without_partials(&mut self, due: Option<&mut Due>) -> Vec<u32> {
+        match self {
+            Self::Panes(panes) => panes.without_partials(due),
+            Self::Sessions(_) => Vec::new(),
+        }
+    }
+
     /// What can be moved to disk: buckets with their number of groups, those first that have been left alone for longest.
     pub fn coldest(&self) -> Vec<(i64, usize)> {
         match self {

@@ -57,6 +57,8 @@ pub struct Accumulator {
     kept_bytes_max: usize,
     /// linear memory right after the instance was rebuilt last
     rebuilt_bytes: u64,
+    /// so many times the instance was exchanged for a fresh one
+    exchanges: u64,
 }
 
 /// State as it left the plugin, or came from a checkpoint.
@@ -97,7 +99,13 @@ impl Accumulator {
             log: Log::default(),
             kept_bytes_max,
             rebuilt_bytes: 0,
+            exchanges: 0,
         }
+    }
+
+    /// Grows whenever a fresh instance has taken over: it has what was exported and what was told since, and nothing else.
+    pub fn exchanges(&self) -> u64 {
+        self.exchanges
     }
 
     pub fn signature(&self) -> &Signature {
@@ -155,6 +163,19 @@ impl Accumulator {
         self.reset(&sources)
     }
 
+    /// Folds slots into others, in this order; the sources stay as they are. Slots that are in no bucket hold what they got
+    /// until the instance is exchanged, or (at the latest) until the next export.
+    pub fn combine(&mut self, sources: Vec<u32>, targets: Vec<u32>) -> Result<(), RunError> {
+        let none = no_state(&*self.plugin);
+        self.call(Asked::of(&sources), |plugin, total| {
+            // it learns of slots that no row has gone into
+            plugin.merge(&none, &[], total)?;
+            plugin.combine(&sources, &targets)
+        })?;
+        self.log.push(Told::Combine { sources, targets });
+        Ok(())
+    }
+
     /// The state of a bucket's groups. An instance that is brought back starts from it, once all has been exported.
     pub fn export(&mut self, bucket_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
         let node = Arc::clone(&self.node);
@@ -174,6 +195,7 @@ impl Accumulator {
     /// A fresh instance with what was exported: linear memory never shrinks. To be called when everything is.
     pub fn renew(&mut self) -> Result<(), RunError> {
         self.plugin = self.fresh()?;
+        self.exchanges += 1;
         self.rebuilt_bytes = self.plugin.memory_bytes();
         Ok(())
     }
@@ -196,6 +218,31 @@ impl Accumulator {
 
     pub fn evaluate(&mut self, slots: &[u32], windows: &[WindowUs], is_final: bool) -> Result<OutputRows, RunError> {
         self.call(Asked { windows, ..Asked::of(slots) }, |plugin, _| plugin.evaluate(slots, windows, is_final))
+    }
+
+    /// As [`Accumulator::evaluate_assembled`], of slots that a fresh instance would not have: none, if one has taken over.
+    pub fn evaluate_shared(
+        &mut self,
+        assembly: &Assembly,
+        windows: &[WindowUs],
+        is_final: bool,
+    ) -> Result<Option<OutputRows>, RunError> {
+        let Assembly { slots, sources, targets, borrowed } = assembly;
+        let none = no_state(&*self.plugin);
+        let evaluate = |plugin: &mut dyn Aggregator, total| {
+            plugin.merge(&none, &[], total)?;
+            plugin.combine(sources, targets)?;
+            let output = plugin.evaluate(slots, windows, is_final)?;
+            plugin.reset(borrowed)?;
+            Ok(output)
+        };
+        match evaluate(&mut *self.plugin, self.total_slots) {
+            Err(error) if PluginError::is_dead_instance(&error) => {
+                self.bring_back(&error)?;
+                Ok(None)
+            }
+            other => Ok(Some(other?)),
+        }
     }
 
     /// Groups that are put together for this: `borrowed` and the slots of `loads`, into which state is merged, are empty
@@ -251,14 +298,21 @@ impl Accumulator {
     /// Linear memory never shrinks: an instance that holds more than twice what it needs is exchanged for a fresh one.
     /// To be called when everything is exported.
     pub fn give_memory_back(&mut self) -> Result<(), RunError> {
-        let bytes = self.plugin.memory_bytes();
-        if bytes < REBUILD_BYTES_MIN || bytes / 2 < self.size()? || bytes / 3 * 2 < self.rebuilt_bytes {
+        if !self.holds_too_much()? {
             return Ok(());
         }
+        let bytes = self.plugin.memory_bytes();
         self.plugin = self.fresh()?;
+        self.exchanges += 1;
         self.rebuilt_bytes = self.plugin.memory_bytes();
         info!(node = %self.node, before = bytes, after = self.rebuilt_bytes, "plugin instance rebuilt to give memory back");
         Ok(())
+    }
+
+    /// Whether a fresh instance would take much less.
+    pub fn holds_too_much(&mut self) -> Result<bool, RunError> {
+        let bytes = self.plugin.memory_bytes();
+        Ok(bytes >= REBUILD_BYTES_MIN && bytes / 3 * 2 >= self.rebuilt_bytes && bytes / 2 >= self.size()?)
     }
 
     /// A call that can be repeated; once, on an instance brought back, if it kills this one.
@@ -295,6 +349,7 @@ impl Accumulator {
             "{why}; a new instance takes over, from the last export and the inputs since"
         );
         self.plugin = self.fresh()?;
+        self.exchanges += 1;
         Ok(())
     }
 

@@ -110,6 +110,8 @@ struct State {
     pending: Vec<Pending>,
     pending_rows: usize,
     next_tick: Option<Instant>,
+    /// of the plugin instance, as of the last emission
+    exchanges: u64,
     late_dropped: u64,
     late_logged: u64,
     /// as the plugin said last, and the rows since
@@ -132,6 +134,7 @@ impl AggregateTask {
             pending: Vec::new(),
             pending_rows: 0,
             next_tick: self.every.map(|every| Instant::now() + every),
+            exchanges: 0,
             late_dropped: restored.late_dropped,
             late_logged: 0,
             state_bytes: 0,
@@ -248,7 +251,7 @@ impl AggregateTask {
             self.report(state, true)?;
         }
         self.spill_if_full(state)?;
-        self.memory.publish(&self.memory_share, self.used_bytes(state), state.windower.len() as u64);
+        self.publish_memory(state)?;
         Ok(handled)
     }
 
@@ -282,10 +285,22 @@ impl AggregateTask {
         Ok(step)
     }
 
+    /// Memory that an instance does not need any more is given back before anybody has to wait for it.
+    fn publish_memory(&mut self, state: &mut State) -> Result<(), RunError> {
+        if self.memory_share.is_tight_with(self.used_bytes(state)) && self.plugin.holds_too_much()? {
+            self.export_changed(state)?;
+            self.plugin.give_memory_back()?;
+        }
+        self.memory.publish(&self.memory_share, self.used_bytes(state), state.windower.len() as u64);
+        Ok(())
+    }
+
     /// What counts against the task's share of `memory_limit`.
     fn used_bytes(&self, state: &State) -> u64 {
-        let tables = state.windower.size_bytes() as u64;
-        self.plugin.memory_bytes().max(state.state_bytes).saturating_add(tables)
+        let tables = state.windower.size_bytes();
+        // what can go to disk makes room for what is kept beside it, too
+        let kept = if self.spill.is_some() { self.plugin.kept_bytes() } else { 0 };
+        self.plugin.memory_bytes().max(state.state_bytes).saturating_add((tables + kept) as u64)
     }
 
     /// Brings the shared gauges up to date. The plugin is asked for its size now and then only: it may have to look at all

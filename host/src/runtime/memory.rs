@@ -48,6 +48,11 @@ impl TaskMemory {
         self.groups.load(Relaxed)
     }
 
+    /// With so much, partitions ahead of the slowest would have to wait.
+    pub fn is_tight_with(&self, used_bytes: u64) -> bool {
+        used_bytes.saturating_mul(100) >= self.share_bytes.saturating_mul(MEMORY_TIGHT_PERCENT)
+    }
+
     fn is_beyond(&self, percent: u64) -> bool {
         self.used_bytes().saturating_mul(100) >= self.share_bytes.saturating_mul(percent)
     }

@@ -211,6 +211,9 @@ pub(crate) fn classify(what: &str, error: &iceberg::Error) -> SinkError {
     use iceberg::ErrorKind;
     let words = format!("{what}: {error}");
     match error.kind() {
+        ErrorKind::DataInvalid if words.contains("snapshot timestamp") => SinkError::Transient(format!(
+            "{words}\nhint: this machine's clock is behind the table's last snapshot: set it, or wait until it has caught up"
+        )),
         ErrorKind::DataInvalid
         | ErrorKind::FeatureUnsupported
         | ErrorKind::TableNotFound

@@ -10,6 +10,7 @@ use super::*;
 use crate::batch::{Audience, Change};
 use crate::due::{Assembly, LoadedGroup, partition_of};
 use crate::key::{self, KeyGroup};
+use crate::partials::Folds;
 use crate::sessions::FOREVER;
 use crate::watermark::END_OF_TIME_MS;
 use crate::window::Phase;
@@ -40,6 +41,8 @@ enum Step {
     Restart(usize),
     /// so many panes go to disk
     Spill(usize),
+    /// plugin instances are exchanged: now, or (so many times) in the middle of an emission
+    Exchange(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +58,8 @@ struct Task {
     watermark_ms: Option<i64>,
     groups: (KeyGroup, KeyGroup),
     disk: Disk,
+    /// so many times partial results are lost when they are about to be used
+    unlucky: usize,
 }
 
 type DiskRow = (Vec<u8>, Set, u32);
@@ -115,6 +120,7 @@ impl Task {
             watermark_ms: None,
             groups: key::key_group_range(task, tasks),
             disk: Disk::default(),
+            unlucky: 0,
         }
     }
 
@@ -151,7 +157,21 @@ impl Task {
     }
 
     fn give(&mut self, when: When, world: &mut World) {
-        while let Some(due) = self.windower.due(when, self.watermark_ms, &mut self.disk).unwrap() {
+        while let Some(mut due) = self.windower.due(when, self.watermark_ms, &mut self.disk).unwrap() {
+            if self.unlucky > 0 && !due.folds.is_empty() {
+                // the instance dies before it has folded all of it
+                self.unlucky -= 1;
+                self.lose_partials(Some(&mut due));
+            }
+            let Folds { emptied, sources, targets } = std::mem::take(&mut due.folds);
+            for slot in &emptied {
+                self.slots.remove(slot);
+            }
+            self.windower.slots().release(emptied);
+            for (from, to) in sources.iter().zip(&targets) {
+                let set = self.slots.get(from).cloned().unwrap_or_default();
+                self.slots.entry(*to).or_default().extend(set);
+            }
             for load in &due.loads {
                 let partition = self.disk.loaded.remove(&(load.pane_start_ms, load.part)).unwrap();
                 for (slot, (_, set, _)) in load.slots.iter().zip(partition) {
@@ -195,6 +215,15 @@ impl Task {
             self.windower.slots().release(gone);
         }
         self.windower.next_round();
+    }
+
+    /// As when a plugin instance is exchanged: it is brought back with what panes hold.
+    fn lose_partials(&mut self, due: Option<&mut crate::due::Due>) {
+        let over = self.windower.without_partials(due);
+        for slot in &over {
+            self.slots.remove(slot);
+        }
+        self.windower.slots().release(over);
     }
 
     /// Moves the coldest panes to disk, so many.
@@ -412,6 +441,8 @@ fn run(case: Case, tasks: usize, steps: &[Step]) {
                     assert_eq!(world.table, model.table(is_shown), "after {step:?}");
                 }
             }
+            Step::Exchange(0) => tasks.iter_mut().for_each(|task| task.lose_partials(None)),
+            Step::Exchange(times) => tasks.iter_mut().for_each(|task| task.unlucky = *times),
             Step::Spill(panes) => tasks.iter_mut().for_each(|task| task.spill(*panes)),
             Step::Restart(next) => {
                 let mut checkpoints = Vec::new();
@@ -469,6 +500,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Tick),
         1 => (1_usize..4).prop_map(Step::Restart),
         1 => (1_usize..6).prop_map(Step::Spill),
+        1 => (0_usize..3).prop_map(Step::Exchange),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -487,6 +519,17 @@ proptest! {
         (size, slide) in (1_i64..40).prop_flat_map(|size| (Just(size), 1..=size)),
         policy in policy(), tasks in 1_usize..4, steps in steps(),
     ) {
+        run(Case { windows: Windows::Sliced(Slicing::new(size, slide, 0)), policy }, tasks, &steps);
+    }
+
+    /// Many panes a window, which share partial results; nothing on disk.
+    #[test]
+    fn windows_of_many_panes_are_what_the_definition_says(
+        (size, slide) in (20_i64..80).prop_flat_map(|size| (Just(size), 1..=size / 8)),
+        tasks in 1_usize..3, mut steps in prop::collection::vec(steps(), 1..4),
+    ) {
+        let policy = Policy { sinks: true, operators: true, ..Policy::default() };
+        let steps: Vec<Step> = steps.drain(..).flatten().filter(|s| !matches!(s, Step::Spill(_) | Step::Tick)).collect();
         run(Case { windows: Windows::Sliced(Slicing::new(size, slide, 0)), policy }, tasks, &steps);
     }
 

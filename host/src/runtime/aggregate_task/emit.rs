@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,6 +16,7 @@ use millrace_core::batch::{Audience, Batch, Change, Changes};
 use millrace_core::due::{Assembly, Due, DueGroup, Load, When};
 use millrace_core::key;
 use millrace_core::limits::PLUGIN_GROUPS_PER_CALL_MAX;
+use millrace_core::partials::Folds;
 use millrace_core::schema::DataType;
 use millrace_core::sessions::FOREVER;
 use millrace_core::window::Window;
@@ -41,6 +43,7 @@ impl AggregateTask {
         }
         let watermark_ms = state.watermarks.current_ms();
         loop {
+            self.forget_partials(state, None)?;
             let due = match &mut self.spill {
                 None => state.windower.due(when, watermark_ms, &mut ()),
                 Some(spill) => state.windower.due(when, watermark_ms, spill),
@@ -49,7 +52,7 @@ impl AggregateTask {
             if let Some(failure) = self.spill.as_mut().and_then(Spill::take_failure) {
                 return Err(failure);
             }
-            if let Err(hangup) = self.give_one(state, &due)? {
+            if let Err(hangup) = self.give_one(state, due)? {
                 return Ok(Err(hangup));
             }
             self.report(state, false)?;
@@ -61,55 +64,89 @@ impl AggregateTask {
         Ok(Ok(()))
     }
 
-    fn give_one(&mut self, state: &mut State, due: &Due) -> Step {
-        let mut has_rows = Vec::with_capacity(due.groups.len());
+    fn give_one(&mut self, state: &mut State, mut due: Due) -> Step {
+        self.fold(state, &mut due)?;
+        let total = due.groups.len();
+        let mut has_rows = Vec::with_capacity(total);
         // what is read from disk is a small part of the keys, and in the plugin for one call only
         let at_once = if due.loads.is_empty() { PLUGIN_GROUPS_PER_CALL_MAX } else { usize::MAX };
-        let mut chunks = due.groups.chunks(at_once);
-        let mut first = true;
         loop {
-            let chunk = chunks.next();
-            if chunk.is_none() && !first {
-                break;
-            }
-            let deletions = if first { due.deletions.as_slice() } else { &[] };
-            first = false;
-            let gone = deletions.iter().map(|deletion| Row {
-                key: due.deleted_key(deletion),
-                window: deletion.window,
-                change: Change::Delete,
-                revision: deletion.revision,
-                of_plugin: None,
-            });
-            let chunk = chunk.unwrap_or_default();
-            let (output, rows) = self.evaluate(state, due, chunk, gone.collect(), &mut has_rows)?;
-            if let Err(hangup) = self.send(state, due, &rows, output)? {
+            let from = has_rows.len();
+            let groups = from..total.min(from.saturating_add(at_once));
+            let to = groups.end;
+            let Some((output, rows)) = self.evaluate(state, &due, groups, &mut has_rows)? else {
+                // a fresh instance has taken over: once more, from the panes themselves
+                has_rows.truncate(from);
+                self.forget_partials(state, Some(&mut due))?;
+                continue;
+            };
+            if let Err(hangup) = self.send(state, &due, &rows, output)? {
                 return Ok(Err(hangup));
+            }
+            if to >= total {
+                break;
             }
         }
         for load in &due.loads {
             state.windower.slots().release(load.slots.iter().copied());
         }
-        let emptied = state.windower.settle(due, &has_rows);
-        for slots in emptied.chunks(PLUGIN_GROUPS_PER_CALL_MAX) {
+        let emptied = state.windower.settle(&due, &has_rows);
+        self.empty(state, emptied)
+    }
+
+    /// Resets slots, and lets others have them.
+    fn empty(&mut self, state: &mut State, slots: Vec<u32>) -> Step {
+        for slots in slots.chunks(PLUGIN_GROUPS_PER_CALL_MAX) {
             self.plugin.reset(slots)?;
         }
-        state.windower.slots().release(emptied);
+        state.windower.slots().release(slots);
         Ok(Ok(()))
     }
 
-    /// The rows of some groups, behind those of deletions; says of each group whether it has any.
+    /// Brings what consecutive windows share up to the window that is due.
+    fn fold(&mut self, state: &mut State, due: &mut Due) -> Result<(), RunError> {
+        if due.folds.is_empty() {
+            return Ok(());
+        }
+        let Folds { emptied, sources, targets } = std::mem::take(&mut due.folds);
+        let _ = self.empty(state, emptied)?;
+        self.plugin.grow(state.windower.slots().total());
+        self.plugin.combine(sources, targets)?;
+        self.forget_partials(state, Some(due))
+    }
+
+    /// If the plugin instance has been exchanged since: it has nothing of what windows share.
+    fn forget_partials(&mut self, state: &mut State, due: Option<&mut Due>) -> Result<(), RunError> {
+        if std::mem::replace(&mut state.exchanges, self.plugin.exchanges()) == state.exchanges {
+            return Ok(());
+        }
+        let over = state.windower.without_partials(due);
+        let _ = self.empty(state, over)?;
+        Ok(())
+    }
+
+    /// The rows of some groups, the first ones behind those of deletions; says of each group whether it has any. None: what
+    /// windows share is gone.
     fn evaluate<'d>(
         &mut self,
         state: &mut State,
         due: &'d Due,
-        groups: &'d [DueGroup],
-        deletions: Vec<Row<'d>>,
+        groups: Range<usize>,
         has_rows: &mut Vec<bool>,
-    ) -> Result<(Vec<ArrayRef>, Vec<Row<'d>>), RunError> {
-        let from = has_rows.len();
+    ) -> Result<Option<(Vec<ArrayRef>, Vec<Row<'d>>)>, RunError> {
+        let from = groups.start;
+        let groups = due.groups.get(groups).unwrap_or_default();
         has_rows.resize(from + groups.len(), false);
-        let mut rows = deletions;
+        let mut rows: Vec<Row<'d>> = Vec::new();
+        if from == 0 {
+            rows.extend(due.deletions.iter().map(|deletion| Row {
+                key: due.deleted_key(deletion),
+                window: deletion.window,
+                change: Change::Delete,
+                revision: deletion.revision,
+                of_plugin: None,
+            }));
+        }
         // a group of nothing but refused rows has no result
         let live: Vec<DueGroup> = groups.iter().filter(|group| !due.parts(group).is_empty()).cloned().collect();
         let places: Vec<usize> =
@@ -128,7 +165,14 @@ impl AggregateTask {
                     due.loads.iter().map(|load| (columns(load), load.slots.clone())).collect()
                 }
             };
-            let output = self.plugin.evaluate_assembled(&assembly, &loads, &windows, due.is_final)?;
+            let output = match due.is_shared {
+                true => self.plugin.evaluate_shared(&assembly, &windows, due.is_final)?,
+                false => Some(self.plugin.evaluate_assembled(&assembly, &loads, &windows, due.is_final)?),
+            };
+            let Some(output) = output else {
+                state.windower.slots().release(assembly.borrowed);
+                return Ok(None);
+            };
             picks = self.owners(&output, &assembly.slots)?;
             state.windower.slots().release(assembly.borrowed);
             columns = output.columns;
@@ -154,7 +198,7 @@ impl AggregateTask {
             };
             rows.push(Row { key: due.key(group), window: group.window, change, revision, of_plugin: Some(row) });
         }
-        Ok((columns, rows))
+        Ok(Some((columns, rows)))
     }
 
     /// By row of the plugin's output: which of the slots asked for it belongs to.

@@ -301,7 +301,7 @@ fn sinks(process: &Arc<Process>, results: &Schema) -> Vec<SinkNode> {
 fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
     let life = &process.life;
     let stays = process.world.script.kind == Kind::Session;
-    let memory_limit_bytes = if stays { 1 << 30 } else { life.memory_limit_bytes };
+    let memory_limit_bytes = if stays { 1 << 50 } else { life.memory_limit_bytes };
     let backend = match memory_limit_bytes {
         0..1_000_000 => model::Backend::Disk { path: process.disk.path().to_owned() },
         _ => model::Backend::Memory,

@@ -266,7 +266,7 @@ impl Script {
             plugin_falls_percent: if settled { 0 } else { random.pick(&[0, 0, 1, 4]) },
             plugin_leaks: random.percent(20),
             // all groups stay in memory; inputs are kept for the next instance, or hardly any, and groups go to disk
-            memory_limit_bytes: random.pick(&[1 << 30, 1 << 30, 40_000, 0]),
+            memory_limit_bytes: random.pick(&[1 << 50, 1 << 50, 40_000, 0]),
             turn: struck.then(|| {
                 use Place::{Commit, Delete, Fetch, Join, LogPut, Prepare, StatePut, StoreRead, TableClaim, Write};
                 let twist = match (stop, random.percent(50)) {

@@ -1,6 +1,6 @@
 //! One source task on a scripted broker: what it makes of event time, told by the messages on its edge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 
 use crossbeam_channel::unbounded;
@@ -16,6 +16,7 @@ use crate::spec::model::{EventTimeSpec, OnError, SourceSchema, TimeUnit, WhenIdl
 
 /// No test waits for as long unless it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+const ANSWERED_EVERY: Duration = Duration::from_millis(20);
 /// Long enough for what must not happen to happen.
 const A_WHILE: Duration = Duration::from_millis(600);
 
@@ -137,6 +138,8 @@ struct Running {
     events: Receiver<Event>,
     waker: Arc<Waker>,
     progress: BTreeMap<i32, Arc<PartitionProgress>>,
+    /// partitions whose end the monitor goes on hearing of
+    answering: std::cell::RefCell<BTreeSet<i32>>,
     clock: Arc<Scripted>,
     started: Instant,
     thread: std::thread::JoinHandle<Result<(), RunError>>,
@@ -235,7 +238,9 @@ impl Setting {
         });
         let assigned = assigned.collect();
         let thread = std::thread::spawn(move || task.run(assigned));
-        Running { broker, said, letters, commands, events, waker: self.waker, progress, clock, started, thread }
+        let answering = std::cell::RefCell::default();
+        let waker = self.waker;
+        Running { broker, said, letters, commands, events, waker, progress, answering, clock, started, thread }
     }
 }
 
@@ -244,16 +249,16 @@ impl Running {
         self.broker.put(partition, times);
     }
 
-    /// Waits until the task says a watermark of which this is true.
+    /// Waits until the task says a watermark of which this is true. Meanwhile the monitor goes on hearing what it has heard.
     fn until(&self, what: &str, wanted: impl Fn(Watermark) -> bool) -> Watermark {
         let deadline = Instant::now() + PATIENCE;
         let mut last = None;
-        while let Ok(message) = self.said.recv_deadline(deadline) {
-            if let Message::Watermark(watermark) = message {
-                if wanted(watermark) {
-                    return watermark;
-                }
-                last = Some(watermark);
+        while Instant::now() < deadline {
+            match self.said.recv_timeout(ANSWERED_EVERY) {
+                Ok(Message::Watermark(watermark)) if wanted(watermark) => return watermark,
+                Ok(Message::Watermark(watermark)) => last = Some(watermark),
+                Ok(_) => {}
+                Err(_) => self.answering.borrow().iter().for_each(|partition| self.heard(*partition)),
             }
         }
         panic!("{what} was not said; the last was {last:?}");
@@ -279,8 +284,13 @@ impl Running {
     fn answered(&self, partition: i32, end: i64) {
         let progress = &self.progress[&partition];
         progress.end.store(end, SeqCst);
-        progress.end_answered_ms.store(elapsed_ms(self.started), SeqCst);
+        self.heard(partition);
+        self.answering.borrow_mut().insert(partition);
         self.waker.wake();
+    }
+
+    fn heard(&self, partition: i32) {
+        self.progress[&partition].end_answered_ms.store(elapsed_ms(self.started), SeqCst);
     }
 
     fn stop(self) -> Vec<millrace_core::checkpoint::PartitionState> {
