@@ -242,12 +242,18 @@ fn when_the_session_it_would_make_has_expired_it_goes_to_late() -> Result<()> {
         pipeline.more = counting(session, "") + &append("counts", "ads.counts");
         late_sink(pipeline);
     })?;
-    live.send(0, &[("a", 0)])?;
+    let campaigns = ["a", "c", "d", "e", "f", "g", "h", "i"];
+    live.send(0, &campaigns.map(|campaign| (campaign, 0)))?;
+    // each task has sessions of its own
+    let api = live.api.clone();
+    live.millrace.while_running("eight open sessions", MINUTE, || {
+        Ok(api.operator("counts")?["windows"]["open"] == campaigns.len())
+    })?;
     live.move_on("counts", "b", 100)?;
     live.send_and_wait("counts", 0, &[("a", 20)])?;
     ensure!(live.late_total("counts")? == 1);
     let (bench, _) = live.stop()?;
-    holds(&bench, "ads.counts", &counts(&[("a", 0, 30, 1)]))?;
+    holds(&bench, "ads.counts", &counts(&campaigns.map(|campaign| (campaign, 0, 30, 1))))?;
     ensure!(late_rows(&bench)?.len() == 1);
     Ok(())
 }
