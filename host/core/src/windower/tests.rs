@@ -132,7 +132,8 @@ impl Task {
     fn take(&mut self, events: &[Event], world: &mut World) {
         let keys = encode(&events.iter().map(|e| e.key).collect::<Vec<_>>());
         let times: Vec<i64> = events.iter().map(|e| e.time_ms).collect();
-        let rows: Vec<u32> = (0..events.len() as u32).filter(|row| self.owns(keys.hash(*row as usize))).collect();
+        let rows = (0_u32..).take(events.len()).filter(|row| self.owns(keys.hash(*row as usize)));
+        let rows: Vec<u32> = rows.collect();
         let mut placed = self.windower.place(&rows, &times, &keys, self.watermark_ms).unwrap();
         let kept = placed.take_kept().unwrap_or(rows);
         assert_eq!(kept.len(), placed.slots.len());
