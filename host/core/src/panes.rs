@@ -303,9 +303,10 @@ impl Panes {
         let slots = &self.table.slots;
         let mut give = |hash: u64, key: &[u8], parts: &[u32]| {
             let live: Vec<u32> = parts.iter().copied().filter(|slot| slots.is_live(*slot)).collect();
-            if !live.is_empty() && !(restart && self.was_given(window, Some(hash))) {
-                due.push(window, Given::default(), Owner::Key(hash), key, &live);
+            if live.is_empty() || (restart && self.was_given(window, Some(hash))) {
+                return;
             }
+            due.push(window, Given::default(), Owner::Key(hash), key, &live);
         };
         self.partials.groups(&mut give);
         if self.partials.has_stale() {

@@ -17,7 +17,7 @@ use super::model::{
 };
 use super::words;
 use crate::runtime::stats::UNKNOWN;
-use crate::runtime::status::{OperatorReport, PartitionReport, SourceStatus, WindowReport};
+use crate::runtime::status::{PartitionReport, SourceStatus, TaskReport, WindowReport};
 use crate::spec::model::{Pipeline, TimeSpec, WatermarkSpec, WhenIdle, WindowSpec};
 
 /// A partition that was read so recently is at work.
@@ -33,7 +33,7 @@ struct Facts<'a> {
     /// partitions ahead wait, whatever `max_drift` says
     memory_tight: bool,
     sources: Vec<(&'a str, WatermarkSpec, Vec<PartitionFacts>)>,
-    operators: Vec<(&'a str, NodeKind, Vec<(Vec<Arc<str>>, OperatorReport)>)>,
+    operators: Vec<(&'a str, NodeKind, Vec<TaskReport>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -241,7 +241,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn operator(&self, name: &str, kind: NodeKind, tasks: &[(Vec<Arc<str>>, OperatorReport)]) -> OperatorExplanation {
+    fn operator(&self, name: &str, kind: NodeKind, tasks: &[TaskReport]) -> OperatorExplanation {
         let watermark = lowest(tasks);
         let windows = windows(tasks, watermark.time_ms, self.has_own_windows(name));
         let mut held_by = self.held_by(name);
@@ -397,16 +397,16 @@ impl<'a> Facts<'a> {
 }
 
 /// Over all tasks of an operator: one that is idle does not count.
-fn lowest(tasks: &[(Vec<Arc<str>>, OperatorReport)]) -> Watermark {
+fn lowest(tasks: &[TaskReport]) -> Watermark {
     let time_ms = tasks.iter().map(|(_, r)| r.watermark.time_ms).min().flatten();
     Watermark { time_ms, idle: tasks.iter().all(|(_, r)| r.watermark.idle) }
 }
 
-fn stands_since(tasks: &[(Vec<Arc<str>>, OperatorReport)]) -> i64 {
+fn stands_since(tasks: &[TaskReport]) -> i64 {
     tasks.iter().map(|(_, r)| r.stands_since_at_ms).max().unwrap_or_default()
 }
 
-fn inputs(tasks: &[(Vec<Arc<str>>, OperatorReport)]) -> Vec<InputExplanation> {
+fn inputs(tasks: &[TaskReport]) -> Vec<InputExplanation> {
     let mut by_node: Vec<(Arc<str>, Vec<Watermark>)> = Vec::new();
     for (names, report) in tasks {
         for (name, watermark) in names.iter().zip(&report.inputs) {
@@ -423,7 +423,7 @@ fn inputs(tasks: &[(Vec<Arc<str>>, OperatorReport)]) -> Vec<InputExplanation> {
     explained.collect()
 }
 
-fn windows(tasks: &[(Vec<Arc<str>>, OperatorReport)], watermark_ms: Option<i64>, own: bool) -> Windows {
+fn windows(tasks: &[TaskReport], watermark_ms: Option<i64>, own: bool) -> Windows {
     let reports = || tasks.iter().map(|(_, r)| &r.windows);
     // else each task has its own groups of the same windows
     let over_tasks = |count: fn(&WindowReport) -> u64| {

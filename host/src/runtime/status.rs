@@ -79,6 +79,9 @@ pub struct OperatorReport {
     pub late: BTreeMap<LatePartition, u64>,
 }
 
+/// What a task says, and the node behind each of its queues.
+pub type TaskReport = (Vec<Arc<str>>, OperatorReport);
+
 /// One task of an operator.
 #[derive(Debug)]
 pub struct OperatorStatus {
@@ -184,7 +187,7 @@ impl Status {
     }
 
     /// By operator, what each of its tasks says.
-    pub fn operators(&self) -> BTreeMap<Arc<str>, Vec<(Vec<Arc<str>>, OperatorReport)>> {
+    pub fn operators(&self) -> BTreeMap<Arc<str>, Vec<TaskReport>> {
         let operators = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
         let reports = |tasks: &Vec<Arc<OperatorStatus>>| tasks.iter().map(|t| (t.inputs.clone(), t.report())).collect();
         operators.iter().map(|(name, tasks)| (Arc::clone(name), reports(tasks))).collect()

@@ -62,7 +62,8 @@ struct Task {
     unlucky: usize,
 }
 
-type DiskRow = (Vec<u8>, Set, u32);
+/// key, its hash, events, when they changed
+type DiskRow = (Vec<u8>, u64, Set, u32);
 
 #[derive(Default)]
 struct Disk {
@@ -73,10 +74,10 @@ struct Disk {
 impl Loads for Disk {
     fn load(&mut self, pane_start_ms: i64, part: u32, partition: usize) -> Vec<LoadedGroup> {
         let id = (pane_start_ms, part);
-        let hash = |key: &[u8]| encode(&[key_of(key)]).hash(0);
         let rows: Vec<DiskRow> =
-            self.parts[&id].iter().filter(|(key, _, _)| partition_of(hash(key)) == partition).cloned().collect();
-        let group = |(key, _, touched): &DiskRow| LoadedGroup { hash: hash(key), key: key.clone(), touched: *touched };
+            self.parts[&id].iter().filter(|(_, hash, _, _)| partition_of(*hash) == partition).cloned().collect();
+        let group =
+            |(key, hash, _, touched): &DiskRow| LoadedGroup { hash: *hash, key: key.clone(), touched: *touched };
         let groups = rows.iter().map(group).collect();
         self.loaded.insert(id, rows);
         groups
@@ -131,7 +132,8 @@ impl Task {
     fn take(&mut self, events: &[Event], world: &mut World) {
         let keys = encode(&events.iter().map(|e| e.key).collect::<Vec<_>>());
         let times: Vec<i64> = events.iter().map(|e| e.time_ms).collect();
-        let rows: Vec<u32> = (0..events.len() as u32).filter(|row| self.owns(keys.hash(*row as usize))).collect();
+        let rows = (0_u32..).take(events.len()).filter(|row| self.owns(keys.hash(*row as usize)));
+        let rows: Vec<u32> = rows.collect();
         let mut placed = self.windower.place(&rows, &times, &keys, self.watermark_ms).unwrap();
         let kept = placed.take_kept().unwrap_or(rows);
         assert_eq!(kept.len(), placed.slots.len());
@@ -174,7 +176,7 @@ impl Task {
             }
             for load in &due.loads {
                 let partition = self.disk.loaded.remove(&(load.pane_start_ms, load.part)).unwrap();
-                for (slot, (_, set, _)) in load.slots.iter().zip(partition) {
+                for (slot, (_, _, set, _)) in load.slots.iter().zip(partition) {
                     self.slots.insert(*slot, set);
                 }
             }
@@ -231,10 +233,10 @@ impl Task {
         for (start_ms, _) in self.windower.coldest().into_iter().take(panes) {
             let (part, groups) = self.windower.evict(start_ms).unwrap();
             let mut rows = Vec::new();
-            for (_, key, slot) in groups.iter() {
+            for (hash, key, slot) in groups.iter() {
                 let touched = self.windower.slots().touched(slot);
                 let set = self.slots.remove(&slot).unwrap_or_default();
-                rows.extend((touched > 0).then(|| (key.to_vec(), set, touched)));
+                rows.extend((touched > 0).then(|| (key.to_vec(), hash, set, touched)));
             }
             self.windower.slots().release(groups.slots());
             self.disk.parts.insert((start_ms, part), rows);
@@ -257,7 +259,7 @@ impl Task {
         }
         for ((start, _), rows) in &self.disk.parts {
             let window = Window { start_ms: *start, end_ms: *start };
-            let rows = rows.iter().map(|(key, set, _)| (key.clone(), window, set.clone()));
+            let rows = rows.iter().map(|(key, _, set, _)| (key.clone(), window, set.clone()));
             checkpoint.spilled.entry(*start).or_default().extend(rows);
         }
         let (changed, others) = self.windower.take_ledgers();

@@ -255,7 +255,10 @@ fn a_column_of_strings_gives_the_event_time_and_keeps_its_text() {
     assert_eq!(texts, ["1970-01-01T01:00:00.0015+01:00", "1970-01-01T00:00:02Z", "1969-12-31T23:59:59.9999Z"]);
     assert_eq!(decoded.failed.iter().map(|f| f.index).collect::<Vec<_>>(), [1, 2, 4, 5, 7]);
     let reason = &decoded.failed[1].reason;
-    assert_eq!(reason, "column `t` (string): expected RFC 3339 with a zone (it is the event time), found \"noon\"");
+    assert_eq!(
+        reason,
+        "column `t` (string): expected RFC 3339 with a zone (it is the event time), found the string \"noon\""
+    );
 }
 
 #[test]

@@ -35,6 +35,9 @@ struct Row<'a> {
     of_plugin: Option<u32>,
 }
 
+/// The plugin's columns, and what the rows are.
+type Evaluated<'a> = (Vec<ArrayRef>, Vec<Row<'a>>);
+
 impl AggregateTask {
     /// Sends all that is due.
     pub(super) fn give(&mut self, state: &mut State, when: When) -> Step {
@@ -133,7 +136,7 @@ impl AggregateTask {
         due: &'d Due,
         groups: Range<usize>,
         has_rows: &mut Vec<bool>,
-    ) -> Result<Option<(Vec<ArrayRef>, Vec<Row<'d>>)>, RunError> {
+    ) -> Result<Option<Evaluated<'d>>, RunError> {
         let from = groups.start;
         let groups = due.groups.get(groups).unwrap_or_default();
         has_rows.resize(from + groups.len(), false);

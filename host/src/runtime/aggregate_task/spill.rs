@@ -44,6 +44,9 @@ pub struct Spill {
     failed: Option<RunError>,
 }
 
+/// Keys and state columns.
+type Groups = (Vec<Vec<u8>>, Vec<ArrayRef>);
+
 struct SpillFile {
     path: PathBuf,
     /// a checkpoint has it
@@ -121,7 +124,7 @@ impl Spill {
     }
 
     /// All groups of a part: keys and state columns.
-    pub fn read(&self, id: (i64, u32)) -> Result<Vec<(Vec<Vec<u8>>, Vec<ArrayRef>)>, RunError> {
+    pub fn read(&self, id: (i64, u32)) -> Result<Vec<Groups>, RunError> {
         let batches = self.reader(id)?.collect::<Result<Vec<RecordBatch>, _>>()?;
         let filled = batches.iter().filter(|batch| batch.num_rows() > 0);
         filled.map(|batch| Ok((keys(batch)?, batch.columns().get(2..).unwrap_or_default().to_vec()))).collect()

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, TimeUnit};
 use futures::TryStreamExt;
 use iceberg::arrow::ArrowFileReader;
@@ -20,6 +20,8 @@ use iceberg::spec::{DataContentType, DataFile, DataFileFormat, Datum, ManifestCo
 use iceberg::table::Table;
 use millrace_core::key;
 use millrace_core::limits::LOOK_UP_VALUES_MAX;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::arrow::{PARQUET_FIELD_ID_META_KEY, ParquetRecordBatchStreamBuilder, ProjectionMask};
 
 use super::classify;
@@ -28,6 +30,9 @@ use super::identity::{Id, Identity};
 use super::live::{self, Home, LiveFile, Target};
 use super::positions::Unknown;
 use crate::sink::{Result, SinkError};
+
+/// Rows read at a time.
+const BATCH_ROWS: usize = 8_192;
 
 /// What the table may have of identities that nobody remembers: asked once, when a run starts without positions.
 pub async fn what_is_there(table: &Table, identity: &Identity) -> Result<Unknown> {
@@ -94,7 +99,8 @@ async fn rows_in(io: &FileIO, identity: &Identity, file: &DataFile, wanted: &Has
         identity.columns().iter().map(|column| (column.field_id, column.name.as_str())).collect();
     let mut positions = Vec::new();
     let mut row = 0_i64;
-    for batch in read(io, file, &ids).await? {
+    let mut batches = Batches::open(io, file, &ids).await?;
+    while let Some(batch) = batches.next().await? {
         let columns = identity.of_file(&batch)?;
         let keys = identity.keys(&columns, batch.num_rows())?;
         for i in 0..batch.num_rows() {
@@ -107,27 +113,43 @@ async fn rows_in(io: &FileIO, identity: &Identity, file: &DataFile, wanted: &Has
     Ok(positions)
 }
 
-/// Some columns of a Parquet file, all rows in order.
-async fn read(io: &FileIO, file: &DataFile, wanted: &[(i32, &str)]) -> Result<Vec<arrow_array::RecordBatch>> {
-    let path = file.file_path();
-    let failed = |e: iceberg::Error| classify(&format!("reading {path}"), &e);
-    let corrupt = |e: &dyn std::fmt::Display| SinkError::Transient(format!("reading {path}: {e}"));
-    if file.file_format() != DataFileFormat::Parquet {
-        return Err(SinkError::Fatal(format!(
-            "reading {path}: rows to be replaced may be in it, and it is no Parquet file\nhint: rewrite the table's files as Parquet"
-        )));
+/// Some columns of a Parquet file, all rows in order, some thousand at a time.
+struct Batches {
+    path: String,
+    stream: ParquetRecordBatchStream<ArrowFileReader>,
+}
+
+impl Batches {
+    async fn open(io: &FileIO, file: &DataFile, wanted: &[(i32, &str)]) -> Result<Self> {
+        let path = file.file_path();
+        let failed = |e: iceberg::Error| classify(&format!("reading {path}"), &e);
+        let corrupt = |e: &dyn std::fmt::Display| SinkError::Transient(format!("reading {path}: {e}"));
+        if file.file_format() != DataFileFormat::Parquet {
+            return Err(SinkError::Fatal(format!(
+                "reading {path}: rows to be replaced may be in it, and it is no Parquet file\nhint: rewrite the table's files as Parquet"
+            )));
+        }
+        let input = io.new_input(path).map_err(failed)?;
+        let reader =
+            ArrowFileReader::new(input.metadata().await.map_err(failed)?, input.reader().await.map_err(failed)?);
+        // types are Parquet's, whatever the program that wrote the file called them
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder =
+            ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await.map_err(|e| corrupt(&e))?;
+        let roots = builder.schema().fields().iter().enumerate().filter(|(_, field)| {
+            let id: Option<i32> = field.metadata().get(PARQUET_FIELD_ID_META_KEY).and_then(|id| id.parse().ok());
+            wanted.iter().any(|(wanted, name)| id.map_or(field.name() == name, |id| id == *wanted))
+        });
+        let roots: Vec<usize> = roots.map(|(index, _)| index).collect();
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+        let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|e| corrupt(&e))?;
+        Ok(Self { path: path.to_owned(), stream })
     }
-    let input = io.new_input(path).map_err(failed)?;
-    let reader = ArrowFileReader::new(input.metadata().await.map_err(failed)?, input.reader().await.map_err(failed)?);
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|e| corrupt(&e))?;
-    let roots = builder.schema().fields().iter().enumerate().filter(|(_, field)| {
-        let id: Option<i32> = field.metadata().get(PARQUET_FIELD_ID_META_KEY).and_then(|id| id.parse().ok());
-        wanted.iter().any(|(wanted, name)| id.map_or(field.name() == name, |id| id == *wanted))
-    });
-    let roots: Vec<usize> = roots.map(|(index, _)| index).collect();
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let stream = builder.with_projection(mask).build().map_err(|e| corrupt(&e))?;
-    stream.try_collect().await.map_err(|e| corrupt(&e))
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let next = self.stream.try_next().await;
+        next.map_err(|e| SinkError::Transient(format!("reading {}: {e}", self.path)))
+    }
 }
 
 /// What position deletes say of these files.
@@ -151,7 +173,8 @@ async fn deleted(table: &Table, targets: &[Target]) -> Result<HashMap<String, Ha
             continue;
         }
         let columns = [(DELETED_FILE, "file_path"), (DELETED_POSITION, "pos")];
-        for batch in read(table.file_io(), about, &columns).await? {
+        let mut batches = Batches::open(table.file_io(), about, &columns).await?;
+        while let Some(batch) = batches.next().await? {
             let files = batch.column_by_name("file_path").and_then(|c| c.as_string_opt::<i32>());
             let positions = batch.column_by_name("pos").and_then(|c| c.as_primitive_opt::<Int64Type>());
             let (Some(files), Some(positions)) = (files, positions) else { return Err(corrupt(about.file_path())) };

@@ -53,6 +53,7 @@ mod measure {
             let part = StatePart {
                 operator: sink.to_owned(),
                 holds: Holds::State,
+                part: 0,
                 first_key_group: 0,
                 last_key_group: 127,
                 window_start_ms: 0,
@@ -84,7 +85,7 @@ mod measure {
         let now = i64::try_from(epoch / 5)?;
         let windows = [now - 1, now];
         let groups: Vec<(usize, i64)> = windows.iter().flat_map(|w| (0..keys / 2).map(move |key| (key, *w))).collect();
-        let is_new = |window: i64| epoch % 5 == 0 && window == now;
+        let is_new = |window: i64| epoch.is_multiple_of(5) && window == now;
         let times = |add: i64| -> ArrayRef {
             let values = groups.iter().map(|(_, w)| (w + add) * WINDOW_MS * 1_000);
             Arc::new(

@@ -653,6 +653,9 @@ fn positions_are_forgotten_when_nothing_can_change_any_more() {
         assert!(process.positions().files.len() <= 8);
     }
     assert_eq!(known(&process), 1);
+    process.epoch(&[insert("q", 5, 1)]);
+    process.epoch(&[delete(20, "b", 2)]);
+    assert_eq!(known(&process), 1, "a deletion is a change, too");
     let unchanged = process.positions().files.clone();
     process.epoch(&[]);
     assert_eq!(process.positions().files, unchanged);
