@@ -179,7 +179,7 @@ fn shipped_pipelines_have_no_errors() {
         }
         count += 1;
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 8);
 }
 
 fn load_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<spec::Loaded, spec::Diagnostics> {

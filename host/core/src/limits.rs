@@ -19,6 +19,12 @@ pub const PLUGIN_CALL_ROWS_TARGET: usize = 4_096;
 /// Rows per call when groups are evaluated, exported or reset.
 pub const PLUGIN_GROUPS_PER_CALL_MAX: usize = 8_192;
 
+/// Groups folded into others in one call: each may be large.
+pub const PLUGIN_COMBINES_PER_CALL_MAX: usize = 256;
+
+/// Groups from which it is judged whether folding one into another makes it larger.
+pub const STATE_SAMPLE_GROUPS: usize = 64;
+
 /// Bytes of state that one export call should return.
 pub const STATE_CHUNK_BYTES: u64 = 8 << 20;
 

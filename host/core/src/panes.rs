@@ -21,6 +21,7 @@ use crate::due::{Due, Given, Load, LoadedGroup, Loads, Owner, PARTITIONS, Policy
 use crate::groups::{GroupTable, WindowGroups};
 use crate::key::{KeyGroup, Keys, key_group};
 use crate::ledger::{Entry, Ledger};
+use crate::limits::STATE_SAMPLE_GROUPS;
 use crate::partials::{PANES_MIN, Partials};
 use crate::slots::TooManyGroups;
 use crate::window::{Phase, Slicing, Window};
@@ -39,6 +40,8 @@ pub struct Panes {
     next_part: u32,
     /// where each window gives its results once
     partials: Partials,
+    /// whether they are worth it; none: not known yet
+    shares: Option<bool>,
     /// a window with groups on disk, given a partition at a time
     partial: Option<Partial>,
 }
@@ -95,6 +98,7 @@ impl Panes {
             spilled: BTreeMap::new(),
             next_part: 1,
             partials: Partials::default(),
+            shares: None,
             partial: None,
         }
     }
@@ -284,10 +288,36 @@ impl Panes {
 
     /// Each window is given once, in order, and is worth it.
     fn shares_partials(&self, plan: Plan) -> bool {
-        !self.policy.keeps_ledger()
+        self.shares == Some(true)
+            && !self.policy.keeps_ledger()
             && self.spilled.is_empty()
             && plan.ends
             && self.panes_of(plan.start_ms).nth(PANES_MIN).is_some()
+    }
+
+    /// Pairs of slots of one key each, if it has to be found out whether a group grows when another is folded into it:
+    /// partial results of sets that grow would take many times the state.
+    pub fn sample(&self) -> Vec<(u32, u32)> {
+        if self.shares.is_some() || self.slicing.is_tumbling() || self.policy.keeps_ledger() {
+            return Vec::new();
+        }
+        let Some(start_ms) = self.live.keys().next().copied() else { return Vec::new() };
+        let panes: Vec<&WindowGroups> = self.panes_of(start_ms).map(|(_, pane)| pane).collect();
+        let [former @ .., last] = panes.as_slice() else { return Vec::new() };
+        if former.len() < PANES_MIN {
+            return Vec::new();
+        }
+        let is_live = |slot: &u32| self.table.slots.is_live(*slot);
+        let pair = |(hash, key, slot): (u64, &[u8], u32)| {
+            let other = former.iter().rev().find_map(|pane| pane.find(hash, key)).filter(is_live)?;
+            is_live(&slot).then_some((other, slot))
+        };
+        last.iter().filter_map(pair).take(STATE_SAMPLE_GROUPS).collect()
+    }
+
+    /// What came of the sample.
+    pub fn set_shares(&mut self, shares: bool) {
+        self.shares = Some(shares);
     }
 
     /// The groups of a window from what consecutive windows share.

@@ -94,6 +94,21 @@ impl Windower {
         }
     }
 
+    /// See [`Panes::sample`].
+    pub fn sample(&self) -> Vec<(u32, u32)> {
+        match self {
+            Self::Panes(panes) => panes.sample(),
+            Self::Sessions(_) => Vec::new(),
+        }
+    }
+
+    /// See [`Panes::set_shares`].
+    pub fn set_shares(&mut self, shares: bool) {
+        if let Self::Panes(panes) = self {
+            panes.set_shares(shares);
+        }
+    }
+
     /// The plugin instance has been exchanged: see [`Panes::without_partials`].
     pub fn without_partials(&mut self, due: Option<&mut Due>) -> Vec<u32> {
         match self {

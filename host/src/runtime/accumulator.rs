@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arrow_array::{Array, ArrayRef, new_empty_array};
 use millrace_core::due::Assembly;
-use millrace_core::limits::{REBUILD_BYTES_MIN, STATE_CHUNK_BYTES};
+use millrace_core::limits::{PLUGIN_COMBINES_PER_CALL_MAX, REBUILD_BYTES_MIN, STATE_CHUNK_BYTES};
 use tracing::{info, warn};
 
 use super::bisect::{guilty_rows, pick, plugin_at_fault, take, take_input};
@@ -34,6 +34,9 @@ mod log;
 mod tests;
 
 use log::{Log, Told, Whereabouts};
+
+/// What sizes may differ by for other reasons.
+const STATE_GROWTH_SLACK_BYTES: u64 = 1_024;
 
 /// Makes a fresh instance of the operator's plugin.
 pub type OpenInstance = Box<dyn Fn() -> Result<Box<dyn Aggregator>, PluginError> + Send>;
@@ -158,22 +161,44 @@ impl Accumulator {
 
     /// Folds slots into others, in this order; the sources are not needed any more: they are emptied.
     pub fn fold(&mut self, sources: Vec<u32>, targets: Vec<u32>) -> Result<(), RunError> {
-        self.call(Asked::of(&sources), |plugin, _| plugin.combine(&sources, &targets))?;
-        self.log.push(Told::Combine { sources: sources.clone(), targets });
+        for (sources, targets) in in_calls(&sources, &targets) {
+            self.call(Asked::of(sources), |plugin, _| plugin.combine(sources, targets))?;
+            self.log.push(Told::Combine { sources: sources.to_vec(), targets: targets.to_vec() });
+        }
         self.reset(&sources)
     }
 
     /// Folds slots into others, in this order; the sources stay as they are. Slots that are in no bucket hold what they got
     /// until the instance is exchanged, or (at the latest) until the next export.
-    pub fn combine(&mut self, sources: Vec<u32>, targets: Vec<u32>) -> Result<(), RunError> {
+    pub fn combine(&mut self, sources: &[u32], targets: &[u32]) -> Result<(), RunError> {
         let none = no_state(&*self.plugin);
-        self.call(Asked::of(&sources), |plugin, total| {
-            // it learns of slots that no row has gone into
-            plugin.merge(&none, &[], total)?;
-            plugin.combine(&sources, &targets)
-        })?;
-        self.log.push(Told::Combine { sources, targets });
+        for (sources, targets) in in_calls(sources, targets) {
+            self.call(Asked::of(sources), |plugin, total| {
+                // it learns of slots that no row has gone into
+                plugin.merge(&none, &[], total)?;
+                plugin.combine(sources, targets)
+            })?;
+            self.log.push(Told::Combine { sources: sources.to_vec(), targets: targets.to_vec() });
+        }
         Ok(())
+    }
+
+    /// Whether a group takes about as much when another is folded into it. `borrowed`: an empty slot for each pair, and
+    /// empty again afterwards.
+    pub fn is_of_constant_size(&mut self, pairs: &[(u32, u32)], borrowed: &[u32]) -> Result<bool, RunError> {
+        let (first, second): (Vec<u32>, Vec<u32>) = pairs.iter().copied().unzip();
+        let none = no_state(&*self.plugin);
+        self.call(Asked::of(&first), |plugin, total| {
+            plugin.merge(&none, &[], total)?;
+            let before = plugin.size()?;
+            plugin.combine(&first, borrowed)?;
+            let copied = plugin.size()?;
+            plugin.combine(&second, borrowed)?;
+            let folded = plugin.size()?;
+            plugin.reset(borrowed)?;
+            let (copies, growth) = (copied.saturating_sub(before), folded.saturating_sub(copied));
+            Ok(growth <= copies / 4 + STATE_GROWTH_SLACK_BYTES)
+        })
     }
 
     /// The state of a bucket's groups. An instance that is brought back starts from it, once all has been exported.
@@ -231,7 +256,9 @@ impl Accumulator {
         let none = no_state(&*self.plugin);
         let evaluate = |plugin: &mut dyn Aggregator, total| {
             plugin.merge(&none, &[], total)?;
-            plugin.combine(sources, targets)?;
+            for (sources, targets) in in_calls(sources, targets) {
+                plugin.combine(sources, targets)?;
+            }
             let output = plugin.evaluate(slots, windows, is_final)?;
             plugin.reset(borrowed)?;
             Ok(output)
@@ -265,7 +292,9 @@ impl Accumulator {
             for (columns, slots) in loads {
                 plugin.merge(columns, slots, total)?;
             }
-            plugin.combine(sources, targets)?;
+            for (sources, targets) in in_calls(sources, targets) {
+                plugin.combine(sources, targets)?;
+            }
             let output = plugin.evaluate(slots, windows, is_final)?;
             plugin.reset(borrowed)?;
             for (_, slots) in loads {
@@ -514,6 +543,11 @@ impl<'a> Asked<'a> {
     fn of(slots: &'a [u32]) -> Self {
         Self { slots: Some(slots), ..Self::default() }
     }
+}
+
+/// So many at a time that a call stays far from its deadline.
+fn in_calls<'a>(sources: &'a [u32], targets: &'a [u32]) -> impl Iterator<Item = (&'a [u32], &'a [u32])> {
+    sources.chunks(PLUGIN_COMBINES_PER_CALL_MAX).zip(targets.chunks(PLUGIN_COMBINES_PER_CALL_MAX))
 }
 
 /// No rows of the plugin's state.

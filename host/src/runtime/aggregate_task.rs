@@ -145,7 +145,12 @@ impl AggregateTask {
         state.windower.set_reached(restored.reached);
         self.restore(&mut state, restored.windows)?;
         self.report(&mut state, true)?;
-        self.work(&mut state)
+        // Another task may have been further when the checkpoint was taken: its watermark is this one's now, and what a
+        // checkpoint says has been given up to there must have been.
+        match self.give(&mut state, When::Watermark)? {
+            Ok(()) => self.work(&mut state),
+            Err(Hangup) => Ok(()),
+        }
     }
 
     fn work(&mut self, state: &mut State) -> Result<(), RunError> {

@@ -159,6 +159,9 @@ impl Task {
     }
 
     fn give(&mut self, when: When, world: &mut World) {
+        if !self.windower.sample().is_empty() {
+            self.windower.set_shares(true);
+        }
         while let Some(mut due) = self.windower.due(when, self.watermark_ms, &mut self.disk).unwrap() {
             if self.unlucky > 0 && !due.folds.is_empty() {
                 // the instance dies before it has folded all of it

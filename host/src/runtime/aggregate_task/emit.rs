@@ -45,6 +45,7 @@ impl AggregateTask {
             return Ok(Err(hangup));
         }
         let watermark_ms = state.watermarks.current_ms();
+        self.judge_sharing(state)?;
         loop {
             self.forget_partials(state, None)?;
             let due = match &mut self.spill {
@@ -114,8 +115,24 @@ impl AggregateTask {
         let Folds { emptied, sources, targets } = std::mem::take(&mut due.folds);
         let _ = self.empty(state, emptied)?;
         self.plugin.grow(state.windower.slots().total());
-        self.plugin.combine(sources, targets)?;
+        self.plugin.combine(&sources, &targets)?;
         self.forget_partials(state, Some(due))
+    }
+
+    /// Whether partial results are worth their memory, as soon as that can be told.
+    fn judge_sharing(&mut self, state: &mut State) -> Result<(), RunError> {
+        let pairs = state.windower.sample();
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let slots = state.windower.slots();
+        let borrowed: Result<Vec<u32>, _> = pairs.iter().map(|_| slots.take()).collect();
+        let borrowed = borrowed.map_err(|e| RunError::External(e.to_string()))?;
+        self.plugin.grow(slots.total());
+        let shares = self.plugin.is_of_constant_size(&pairs, &borrowed)?;
+        state.windower.slots().release(borrowed);
+        state.windower.set_shares(shares);
+        Ok(())
     }
 
     /// If the plugin instance has been exchanged since: it has nothing of what windows share.
