@@ -20,12 +20,17 @@ use crate::batch::Audience;
 use crate::due::{Due, Given, Load, LoadedGroup, Loads, Owner, PARTITIONS, Policy, When, partition_of};
 use crate::groups::{GroupTable, WindowGroups};
 use crate::key::{KeyGroup, Keys, key_group};
-use crate::ledger::{Entry, Ledger};
+use crate::ledger::Ledger;
 use crate::limits::STATE_SAMPLE_GROUPS;
 use crate::partials::{PANES_MIN, Partials};
 use crate::slots::TooManyGroups;
 use crate::window::{Phase, Slicing, Window};
 use crate::windower::Placed;
+
+mod assembled;
+mod kept;
+
+use assembled::Assembled;
 
 #[derive(Debug)]
 pub struct Panes {
@@ -523,69 +528,6 @@ impl Panes {
         self.spilled.keys().copied()
     }
 
-    /// The slots of groups as a checkpoint had them.
-    pub fn restore(&mut self, pane_start_ms: i64, keys: &Keys, rows: usize) -> Result<Vec<u32>, TooManyGroups> {
-        let mut slots = Vec::with_capacity(rows);
-        let pane = self.slicing.pane(pane_start_ms);
-        let given: Vec<Window> = self.slicing.windows(pane).filter(|w| self.was_given(*w, None)).collect();
-        self.enliven(pane, |window| given.contains(&window));
-        self.table.slots(pane.start_ms, (0..rows).map(|row| (keys.hash(row), keys.bytes(row))), &mut slots)?;
-        for slot in &slots {
-            self.table.slots.restored(*slot);
-        }
-        Ok(slots)
-    }
-
-    pub fn restore_entry(&mut self, hash: u64, entry: &Entry) {
-        // a window that has no state has nothing to correct
-        if self.policy.keeps_ledger()
-            && let Some(live) = self.live.get_mut(&entry.window.start_ms)
-        {
-            live.ledger.set(hash, &entry.key, entry.given());
-        }
-    }
-
-    pub fn mark_ledger_unchanged(&mut self, start_ms: i64) {
-        if let Some(live) = self.live.get_mut(&start_ms) {
-            live.ledger.mark_unchanged();
-        }
-    }
-
-    /// Of each window whose ledger has changed since the last call: its lines; and which stand as they were.
-    pub fn take_ledgers(&mut self) -> (Vec<(i64, Vec<Entry>)>, Vec<i64>) {
-        let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
-        let slicing = self.slicing;
-        let starts: Vec<i64> = self.live.iter().filter(|(_, l)| !l.ledger.is_empty()).map(|(s, _)| *s).collect();
-        for start_ms in starts {
-            // what is said to have changed since also changes with each row
-            let stale = self.live.get(&start_ms).is_some_and(|live| self.has_changed(start_ms, live.round));
-            let Some(live) = self.live.get_mut(&start_ms) else { continue };
-            if !live.ledger.take_changed() && !stale {
-                unchanged.push(start_ms);
-                continue;
-            }
-            let Some(live) = self.live.get(&start_ms) else { continue };
-            let window = slicing.window(start_ms);
-            let entry = |(hash, key, given): (u64, &[u8], Given)| {
-                let of_key = self.panes_of(start_ms).filter_map(|(_, pane)| pane.find(hash, key));
-                let touched = of_key.map(|slot| self.table.slots.touched(slot)).max().unwrap_or(0);
-                // of what is on disk it is not known by key: at worst a row is given twice
-                let spilled = self.spilled.range((window.start_ms, 0)..(window.end_ms, 0));
-                let touched = spilled.map(|(_, part)| part.round).max().unwrap_or(0).max(touched);
-                Entry {
-                    key: key.to_vec(),
-                    window: slicing.window(start_ms),
-                    revision: given.revision,
-                    present: given.present,
-                    changed: touched > given.round,
-                    last_event_ms: None,
-                }
-            };
-            changed.push((start_ms, live.ledger.iter().map(entry).collect()));
-        }
-        (changed, unchanged)
-    }
-
     /// Windows that have data and have not expired.
     pub fn windows(&self) -> impl Iterator<Item = Window> {
         self.live.keys().map(|start| self.slicing.window(*start))
@@ -620,59 +562,5 @@ impl Panes {
         let first = self.live.iter().next();
         first.is_some_and(|(start, _)| phase(start, lateness_ms) == Phase::Expired)
             || self.live.iter().any(|(start, live)| !live.closed && phase(start, 0) != Phase::Open)
-    }
-}
-
-/// The groups of several panes, by key.
-#[derive(Default)]
-struct Assembled {
-    /// the "slot" of a key is its number
-    keys: WindowGroups,
-    slots: Vec<u32>,
-    /// by key: where its slots begin; one more than there are keys
-    starts: Vec<usize>,
-}
-
-impl Assembled {
-    /// Slots of one key are in the order of the panes.
-    fn of(panes: &[&WindowGroups], is_wanted: impl Fn(u64, u32) -> bool) -> Self {
-        let mut keys = WindowGroups::default();
-        let mut pairs: Vec<(u32, u32)> = Vec::with_capacity(panes.iter().map(|pane| pane.len()).sum());
-        for (hash, key, slot) in panes.iter().flat_map(|pane| pane.iter()).filter(|(h, _, slot)| is_wanted(*h, *slot)) {
-            let number = keys.find(hash, key).unwrap_or_else(|| {
-                // no more keys than slots, and slots are numbered with 32 bits
-                let number = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-                keys.insert(hash, key, number);
-                number
-            });
-            pairs.push((number, slot));
-        }
-        let mut starts = vec![0_usize; keys.len() + 1];
-        for (number, _) in &pairs {
-            if let Some(count) = starts.get_mut(*number as usize + 1) {
-                *count += 1;
-            }
-        }
-        let mut before = 0;
-        for start in &mut starts {
-            before += *start;
-            *start = before;
-        }
-        let mut next = starts.clone();
-        let mut slots = vec![0_u32; pairs.len()];
-        for (number, slot) in pairs {
-            let Some(place) = next.get_mut(number as usize) else { continue };
-            if let Some(at) = slots.get_mut(*place) {
-                *at = slot;
-            }
-            *place += 1;
-        }
-        Self { keys, slots, starts }
-    }
-
-    /// By key.
-    fn parts(&self) -> impl Iterator<Item = &[u32]> {
-        let ends = self.starts.iter().skip(1);
-        self.starts.iter().zip(ends).map(|(from, to)| self.slots.get(*from..*to).unwrap_or_default())
     }
 }
