@@ -100,6 +100,8 @@ struct World {
     revisions: BTreeMap<GroupId, u32>,
     once: BTreeMap<GroupId, Set>,
     late: Set,
+    /// a row is given again only if it has changed: of what is on disk it is not known by key
+    is_strict: bool,
 }
 
 fn key_of(bytes: &[u8]) -> i64 {
@@ -303,6 +305,9 @@ impl World {
             Change::Delete => self.table.remove(&group),
             _ => self.table.insert(group, set.clone()),
         };
+        if self.is_strict && change == Change::Replace {
+            assert_ne!(before.as_ref(), Some(set), "{group:?} is given again, and has not changed");
+        }
         let expected = change != Change::Insert;
         assert!(before.is_some() == expected || group.1 == FOREVER, "{change:?} of {group:?}, which was {before:?}");
     }
@@ -406,7 +411,8 @@ fn watermark_of(tasks: &[Task], key: i64) -> Option<i64> {
 
 fn run(case: Case, tasks: usize, steps: &[Step]) {
     let mut tasks = start(case, tasks);
-    let (mut world, mut model) = (World::default(), Model::default());
+    let is_strict = !steps.iter().any(|step| matches!(step, Step::Spill(_)));
+    let (mut world, mut model) = (World { is_strict, ..World::default() }, Model::default());
     let mut next_id = 0;
     let mut clock_ms = 0;
     for step in steps.iter().chain([&Step::Watermark(END_OF_TIME_MS, 255)]) {
@@ -430,6 +436,18 @@ fn run(case: Case, tasks: usize, steps: &[Step]) {
                         task.give(When::Watermark, &mut world);
                         let owned = |key: i64| task.owns(encode(&[key]).hash(0));
                         model.advance(case, owned, Some(clock_ms));
+                    }
+                }
+                // a session that has closed gives its row at once, also if it had grown
+                if matches!(case.windows, Windows::Session { .. }) && case.policy.sinks && *mask == 255 {
+                    let is_closed = |group: &GroupId| group.1.phase(Some(clock_ms), 0) != Phase::Open;
+                    let expired = |group: &GroupId| {
+                        group.1.phase(Some(clock_ms), case.policy.allowed_lateness_ms) == Phase::Expired
+                    };
+                    let asked =
+                        |group: &GroupId| if case.policy.corrects() { is_closed(group) } else { expired(group) };
+                    for group in model.table(asked).keys() {
+                        assert!(world.table.contains_key(group), "{group:?} has closed and gave nothing");
                     }
                 }
             }
