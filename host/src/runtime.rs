@@ -29,6 +29,7 @@
 //! | [`bisect`] | the rows of a batch that a plugin cannot survive |
 //! | [`sink_task`] | rows to a writer, prepared files to the coordinator |
 //! | [`monitor`] | asks the brokers: new partitions, end offsets |
+//! | [`control`] | what people can ask of a run |
 //! | [`coordinator`] | checkpoints and commits |
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
@@ -44,6 +45,7 @@ pub mod accumulator;
 pub mod aggregate_task;
 mod assign;
 pub mod bisect;
+pub mod control;
 pub mod coordinator;
 pub mod deduplicate_task;
 pub mod edge;

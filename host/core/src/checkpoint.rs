@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::panes::Reached;
 use crate::schema::{DataType, Field, Schema};
+use crate::swap::History;
 
 mod choose;
 mod retention;
@@ -64,6 +65,9 @@ pub struct Checkpoint {
     pub sources: BTreeMap<String, SourceState>,
     pub operators: BTreeMap<String, OperatorState>,
     pub sinks: BTreeMap<String, SinkState>,
+    /// the last swaps of plugins
+    #[serde(default, skip_serializing_if = "History::is_empty")]
+    pub swaps: History,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +127,19 @@ pub struct PluginRef {
     /// lower-case hex of the component's bytes as they were given
     pub sha256: String,
     /// the configuration handed to it, canonical JSON
+    pub config: String,
+    /// what the pipeline file gave when this was taken, where something else runs since a swap: while the file gives the
+    /// same, a restart goes on with what ran
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_file: Option<InFile>,
+}
+
+/// A plugin and its configuration as a pipeline file gave them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFile {
+    /// lower-case hex of the file's bytes
+    pub sha256: String,
+    /// canonical JSON
     pub config: String,
 }
 

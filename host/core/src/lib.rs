@@ -25,6 +25,7 @@
 //! | [`barrier`] | aligned checkpoints: which input may be read on |
 //! | [`checkpoint`] | what a checkpoint says, and which one a restart trusts |
 //! | [`commit`] | claims and fences on tables: may this commit go ahead? |
+//! | [`swap`] | what is known of a swap of a plugin |
 //! | [`limits`] | every bound of the system, by name |
 
 pub mod barrier;
@@ -43,6 +44,7 @@ pub mod schema;
 pub mod seen;
 pub mod sessions;
 pub mod slots;
+pub mod swap;
 pub mod watermark;
 pub mod window;
 pub mod windower;

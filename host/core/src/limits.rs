@@ -82,3 +82,9 @@ pub const DISCOVERY_INTERVAL_MS: u64 = 10_000;
 
 /// Dropped or failed events shown in the log per node, before only the counter goes on.
 pub const FIRST_OCCURRENCES_LOGGED: u64 = 5;
+
+/// Swaps that a pipeline's history keeps.
+pub const SWAPS_REMEMBERED_MAX: usize = 50;
+
+/// Differences that a shadow's report shows one by one.
+pub const SHADOW_DIFFERENCES_MAX: usize = 50;

@@ -195,6 +195,7 @@ mod tests {
                 version: "1.0.0".into(),
                 sha256: "aa".repeat(32),
                 config: "{}".into(),
+                in_file: None,
             }),
             state: Schema::new(vec![Field::new("n", DataType::Long, false)]),
             ..OperatorState::default()
@@ -256,6 +257,7 @@ mod tests {
                 version: "1.0.0".into(),
                 sha256: format!("builtin 1.0.0: {config}"),
                 config: config.into(),
+                in_file: None,
             };
             OperatorState { plugin: Some(plugin), ..operator() }
         };

@@ -486,6 +486,7 @@ fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTree
                     version: info.version.clone(),
                     sha256: node.factory.digest().to_owned(),
                     config: node.spec.config.clone(),
+                    in_file: None,
                 }),
                 state,
                 files: Vec::new(),
