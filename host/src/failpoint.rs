@@ -18,8 +18,12 @@ pub const COMMIT_APPLIED_ANSWER_LOST: &str = "commit.applied-answer-lost";
 pub const COMMIT_AFTER: &str = "commit.after";
 /// The tables are claimed, no checkpoint of this run exists yet.
 pub const CLAIM_AFTER: &str = "claim.after";
+/// A version was put beside a task's active one, which has just been exported.
+pub const SWAP_ATTACHED: &str = "swap.attached";
+/// A task's versions have changed places, no checkpoint says so yet.
+pub const SWAP_EXCHANGED: &str = "swap.exchanged";
 
-/// All of them, for the tests that walk through every one.
+/// All of them that every run comes to, for the tests that walk through every one.
 pub const ALL: [&str; 6] = [
     CLAIM_AFTER,
     CHECKPOINT_BEFORE_DURABLE,

@@ -25,11 +25,14 @@
 //! | [`deduplicate_task`] | the first event of a key passes |
 //! | [`aggregate_task`] | groups, plugin calls, results, state export |
 //! | [`accumulator`] | the plugin's instance, and how it is brought back when it fails |
+//! | [`versions`] | the version of a plugin that runs, and the one beside it |
+//! | [`swaps`] | versions change places in all tasks of an operator |
 //! | [`recorder`] | a failed call of a plugin, written down to be run again |
 //! | [`bisect`] | the rows of a batch that a plugin cannot survive |
 //! | [`sink_task`] | rows to a writer, prepared files to the coordinator |
 //! | [`monitor`] | asks the brokers: new partitions, end offsets |
 //! | [`control`] | what people can ask of a run |
+//! | [`controller`] | checks it against the run, without touching it |
 //! | [`coordinator`] | checkpoints and commits |
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
@@ -46,6 +49,7 @@ pub mod aggregate_task;
 mod assign;
 pub mod bisect;
 pub mod control;
+pub mod controller;
 pub mod coordinator;
 pub mod deduplicate_task;
 pub mod edge;
@@ -68,6 +72,8 @@ pub mod source_task;
 pub mod sources;
 pub mod stats;
 pub mod status;
+pub mod swaps;
 pub mod transform_task;
 pub mod transforms;
 mod unite;
+pub mod versions;

@@ -232,7 +232,7 @@ impl Due {
 }
 
 /// How groups of several parts are put together: into empty slots, for one evaluation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Assembly {
     /// one per group: where its state stands
     pub slots: Vec<u32>,

@@ -118,6 +118,22 @@ impl GroupTable {
             .collect()
     }
 
+    /// Says that a window does not stand as it was exported.
+    pub fn mark_changed(&mut self, window_start_ms: i64) {
+        if let Some(window) = self.windows.get_mut(&window_start_ms) {
+            window.changed = true;
+        }
+    }
+
+    /// As if a row had just gone into each group that has any.
+    pub fn touch_all(&mut self) {
+        let round = self.slots.round();
+        for window in self.windows.values_mut() {
+            window.round = round;
+            window.groups.iter().for_each(|group| self.slots.touch_again(group.slot));
+        }
+    }
+
     /// Says that a window stands as it was exported (after a restore).
     pub fn mark_unchanged(&mut self, window_start_ms: i64) {
         if let Some(window) = self.windows.get_mut(&window_start_ms) {

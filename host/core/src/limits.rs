@@ -88,3 +88,12 @@ pub const SWAPS_REMEMBERED_MAX: usize = 50;
 
 /// Differences that a shadow's report shows one by one.
 pub const SHADOW_DIFFERENCES_MAX: usize = 50;
+
+/// Bytes of input and commands that wait for the version beside the active one; then the active one waits, too.
+pub const COMPANION_QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Rows that a version beside the active one may refuse before it takes over: they are kept for the dead letters.
+pub const COMPANION_REFUSED_ROWS_MAX: usize = 10_000;
+
+/// Results that a fallback keeps, to give them again if it takes over.
+pub const WITHHELD_RESULTS_MAX: usize = 1 << 20;

@@ -62,6 +62,13 @@ impl Slots {
         }
     }
 
+    /// What it holds is another result than before, if it holds any.
+    pub fn touch_again(&mut self, slot: u32) {
+        if self.is_live(slot) {
+            self.touch(slot);
+        }
+    }
+
     /// It holds what a checkpoint had.
     pub fn restored(&mut self, slot: u32) {
         if let Some(touched) = self.touched.get_mut(slot as usize) {

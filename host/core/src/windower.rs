@@ -320,6 +320,24 @@ impl Windower {
         }
     }
 
+    /// Another plugin instance with another state has taken over: what these buckets hold is not what was exported.
+    pub fn mark_changed(&mut self, starts_ms: impl IntoIterator<Item = i64>) {
+        for start_ms in starts_ms {
+            match self {
+                Self::Panes(panes) => panes.table.mark_changed(start_ms),
+                Self::Sessions(sessions) => sessions.mark_changed(start_ms),
+            }
+        }
+    }
+
+    /// So are the results of all groups: what has been given of them is given once more, where results can change.
+    pub fn touch_all(&mut self, watermark_ms: Option<i64>) {
+        match self {
+            Self::Panes(panes) => panes.table.touch_all(),
+            Self::Sessions(sessions) => sessions.touch_all(watermark_ms),
+        }
+    }
+
     /// After a restore: the state of this bucket stands as it was exported.
     pub fn mark_unchanged(&mut self, start_ms: i64) {
         match self {

@@ -27,6 +27,7 @@ use crate::runtime::edge::{Exchange, Inbox, Output, Received, connect};
 use crate::runtime::failures::Failures;
 use crate::runtime::memory::Memory;
 use crate::runtime::message::{END_OF_TIME, Event, Message, RunError, TaskId};
+use crate::runtime::versions::Versions;
 use crate::runtime::read_state::own_groups;
 use crate::runtime::run::{AggregationNode, input_columns, offered_to_plugin, windows};
 use crate::runtime::stats::NodeStats;
@@ -115,21 +116,29 @@ impl Operator {
                     Arc::clone(&stats),
                 ),
                 events: events.clone(),
-                plugin: Accumulator::new(
-                    Arc::clone(&node.name),
-                    plugin,
-                    reopen(node),
-                    KEPT_BYTES_MAX,
-                    Arc::clone(&stats),
-                    None,
-                    u64::MAX,
+                plugin: Versions::new(
+                    TaskId { node: Arc::clone(&node.name), task },
+                    events.clone(),
+                    Accumulator::new(
+                        Arc::clone(&node.name),
+                        plugin,
+                        reopen(node),
+                        KEPT_BYTES_MAX,
+                        Arc::clone(&stats),
+                        None,
+                        u64::MAX,
+                    ),
+                    input,
                 ),
+                desk: Arc::default(),
+                kept_bytes_max: KEPT_BYTES_MAX,
+                consecutive_limit: u64::MAX,
+                is_correctable: false,
                 windows: windows(&node.spec),
                 // each result once, when it is final
                 policy: Policy { sinks: true, ..Policy::default() },
                 every: None,
                 key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
-                input,
                 output_schema: node.output.to_arrow(),
                 key_groups,
                 uploader: Arc::clone(&exports) as Arc<dyn StateUploader>,

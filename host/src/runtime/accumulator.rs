@@ -27,9 +27,9 @@ use super::message::RunError;
 use super::recorder::{Failed, PlaceOf, Recorder, with_command};
 use super::stats::NodeStats;
 use crate::capture::Place;
-use crate::plugin::{Aggregator, OutputRows, PluginError, Rejected, Signature, StateChunk, WindowUs};
+use crate::plugin::{Aggregator, OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
 
-mod log;
+pub mod log;
 #[cfg(test)]
 mod tests;
 
@@ -62,16 +62,19 @@ pub struct Accumulator {
     rebuilt_bytes: u64,
     /// so many times the instance was exchanged for a fresh one
     exchanges: u64,
+    /// another version is there to take over: the first failure is the last
+    strict: bool,
 }
 
 /// State as it left the plugin, or came from a checkpoint.
-struct Exported {
-    columns: Vec<ArrayRef>,
-    slots: Vec<u32>,
+#[derive(Clone)]
+pub struct Exported {
+    pub columns: Vec<ArrayRef>,
+    pub slots: Vec<u32>,
 }
 
 impl Exported {
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.columns.iter().map(log::bytes).sum::<usize>() + size_of_val(self.slots.as_slice())
     }
 }
@@ -103,7 +106,24 @@ impl Accumulator {
             kept_bytes_max,
             rebuilt_bytes: 0,
             exchanges: 0,
+            strict: false,
         }
+    }
+
+    /// Whether a dead instance is an error ([`RunError::Version`]) and not brought back: another version takes over.
+    pub fn set_strict(&mut self, strict: bool) {
+        self.strict = strict;
+    }
+
+    /// All of the state, by bucket. Only right while all that has changed is exported ([`Accumulator::exported`]) and nothing
+    /// was told since.
+    pub fn copy(&self) -> Vec<(i64, Exported)> {
+        self.exported.iter().flat_map(|(start, parts)| parts.iter().map(|part| (*start, part.clone()))).collect()
+    }
+
+    /// Another version's state, in this one's columns; none: it cannot be taken over.
+    pub fn migrate(&mut self, origin: &StateOrigin, columns: &[ArrayRef]) -> Result<Option<Vec<ArrayRef>>, RunError> {
+        self.call(Asked::default(), |plugin, _| plugin.migrate(origin, columns))
     }
 
     /// Grows whenever a fresh instance has taken over: it has what was exported and what was told since, and nothing else.
@@ -132,6 +152,7 @@ impl Accumulator {
                 rejected.sort_by_key(|r| r.row);
                 Ok(rejected)
             }
+            Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => self.update_without_the_guilty(&error, &columns, slots, place),
             Err(error) => Err(error.into()),
         }
@@ -254,7 +275,7 @@ impl Accumulator {
     ) -> Result<Option<OutputRows>, RunError> {
         let Assembly { slots, sources, targets, borrowed } = assembly;
         let none = no_state(&*self.plugin);
-        let evaluate = |plugin: &mut dyn Aggregator, total| {
+        let evaluate = |plugin: &mut dyn Aggregator, total| -> Result<OutputRows, PluginError> {
             plugin.merge(&none, &[], total)?;
             for (sources, targets) in in_calls(sources, targets) {
                 plugin.combine(sources, targets)?;
@@ -264,7 +285,8 @@ impl Accumulator {
             Ok(output)
         };
         match evaluate(&mut *self.plugin, self.total_slots) {
-            Err(error) if PluginError::is_dead_instance(&error) => {
+            Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
+            Err(error) if error.is_dead_instance() => {
                 self.bring_back(&error)?;
                 Ok(None)
             }
@@ -320,6 +342,10 @@ impl Accumulator {
         self.total_slots = self.total_slots.max(total_slots);
     }
 
+    pub fn total_slots(&self) -> u32 {
+        self.total_slots
+    }
+
     pub fn size(&mut self) -> Result<u64, RunError> {
         self.call(Asked::default(), |plugin, _| plugin.size())
     }
@@ -351,6 +377,7 @@ impl Accumulator {
         call: impl Fn(&mut dyn Aggregator, u32) -> Result<T, PluginError>,
     ) -> Result<T, RunError> {
         match call(&mut *self.plugin, self.total_slots) {
+            Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => {
                 let captured = self.record_call(&error, asked);
                 self.bring_back(&error)?;

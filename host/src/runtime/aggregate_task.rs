@@ -15,6 +15,7 @@
 //! the next early results are due. It never looks at a column except through the plugin's signature. Rows are gathered once,
 //! when they are handed to the plugin.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -32,13 +33,14 @@ use millrace_core::schema::{DataType, Field};
 use millrace_core::watermark::{InputWatermarks, Watermark};
 use millrace_core::windower::{Windower, Windows};
 
-use super::accumulator::Accumulator;
 use super::edge::{Hangup, Inbox, Output, Received};
 use super::failures::{FailedRow, Failures};
 use super::memory::{Memory, TaskMemory};
 use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::NodeStats;
 use super::status::{OperatorStatus, WindowReport};
+use super::swaps::Desk;
+use super::versions::Versions;
 use crate::capture::Place;
 
 mod emit;
@@ -46,8 +48,9 @@ mod late;
 mod pending;
 mod spill;
 mod state;
+mod swap;
 
-use pending::Pending;
+pub use pending::Pending;
 pub use spill::Spill;
 pub use state::{Export, ExportedWindow, RestoredWindow, StateUploader};
 
@@ -72,13 +75,18 @@ pub struct AggregateTask {
     pub late_outputs: Vec<Output>,
     pub failures: Failures,
     pub events: Sender<Event>,
-    pub plugin: Accumulator,
+    pub plugin: Versions,
+    pub desk: Arc<Desk>,
     pub windows: Windows,
     pub policy: Policy,
     /// early results come so often
     pub every: Option<Duration>,
     pub key: Vec<Field>,
-    pub input: Vec<InputColumn>,
+    /// of each plugin instance
+    pub kept_bytes_max: usize,
+    pub consecutive_limit: u64,
+    /// what reads its results takes corrections, also of windows that have expired
+    pub is_correctable: bool,
     /// key columns, window_start, window_end, the plugin's columns
     pub output_schema: SchemaRef,
     pub key_groups: (KeyGroup, KeyGroup),
@@ -114,6 +122,8 @@ struct State {
     exchanges: u64,
     late_dropped: u64,
     late_logged: u64,
+    /// buckets that have changed since a version was put beside the active one
+    changed_beside: BTreeSet<i64>,
     /// as the plugin said last, and the rows since
     state_bytes: u64,
     rows_since_size: usize,
@@ -137,6 +147,7 @@ impl AggregateTask {
             exchanges: 0,
             late_dropped: restored.late_dropped,
             late_logged: 0,
+            changed_beside: BTreeSet::new(),
             state_bytes: 0,
             rows_since_size: 0,
             reported_groups: 0,
@@ -176,6 +187,10 @@ impl AggregateTask {
                     Received::Nothing => self.flush(state)?,
                     Received::Hangup => return Ok(()),
                 }
+            };
+            let step = match step {
+                Ok(()) if self.plugin.has_fallen() => self.after_fall(state)?,
+                other => other,
             };
             if let Err(Hangup) = step {
                 return Ok(());
@@ -223,16 +238,16 @@ impl AggregateTask {
         }
         let pending = std::mem::take(&mut state.pending);
         let rows = std::mem::take(&mut state.pending_rows);
-        let columns = pending::gather(&pending, &self.input)?;
         let slots: Vec<u32> = match pending.as_slice() {
             [only] => only.slots.clone(),
             many => many.iter().flat_map(|p| p.slots.iter().copied()).collect(),
         };
+        let pending = Arc::new(pending);
         let total = state.windower.slots().total();
         let place = |row: u32| {
-            pending::locate(&pending, row as usize).map(|(batch, row)| place(batch, row)).unwrap_or_default()
+            Pending::locate(&pending, row as usize).map(|(batch, row)| place(batch, row)).unwrap_or_default()
         };
-        let rejected = self.plugin.update(columns, &slots, total, &place)?;
+        let rejected = self.plugin.update(&pending, &slots, total, &place)?;
         state.windower.touch(&slots, rejected.iter().map(|r| r.row as usize));
         if let Some(merges) = state.windower.merges() {
             let emptied = merges.sources.clone();
@@ -243,7 +258,7 @@ impl AggregateTask {
             .into_iter()
             .filter_map(|r| {
                 let at = r.row as usize;
-                let (batch, row) = pending::locate(&pending, at)?;
+                let (batch, row) = Pending::locate(&pending, at)?;
                 Some((at, FailedRow::of(batch, row, r.reason)))
             })
             .collect();
@@ -295,6 +310,10 @@ impl AggregateTask {
         if self.memory_share.is_tight_with(self.used_bytes(state)) && self.plugin.holds_too_much()? {
             self.export_changed(state)?;
             self.plugin.give_memory_back()?;
+        }
+        let beside = self.plugin.companion_memory_bytes();
+        if beside > 0 && self.memory_share.is_tight_with(self.used_bytes(state).saturating_add(beside)) {
+            self.plugin.give_up("the version beside the active one needs memory that the state needs");
         }
         self.memory.publish(&self.memory_share, self.used_bytes(state), state.windower.len() as u64);
         Ok(())

@@ -20,11 +20,13 @@ use millrace_core::barrier::{Barrier, Then};
 use millrace_core::checkpoint::{Checkpoint, Committable, OperatorState, PositionRange, Reason, SourceState};
 use millrace_core::commit::Fence;
 use millrace_core::limits::COMMITS_WAITING_MAX;
+use millrace_core::swap::SwapRecord;
 use tracing::{info, warn};
 
 use super::message::{Event, OperatorPart, Part, RunError, TaskId};
 use super::source_task::Command;
 use super::stats::RunStats;
+use super::swaps::{Changed, SwapOrder, Swaps, Verdict};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::sink::{Prepared, SinkCommitter};
@@ -54,7 +56,16 @@ pub struct CommittingSink {
 pub enum Order {
     /// checkpoint, commit, end
     Stop,
+    /// put a version of a plugin beside the running one, and then in its place
+    Swap(SwapOrder),
+    /// exchange them again
+    RollBack { operator: String, why: String },
+    /// a checkpoint whose files are all committed; `work` is done on it before the next one is taken
+    Savepoint { work: SavepointWork, reply: Sender<Result<u64, String>> },
 }
+
+/// Gets the checkpoint and its number.
+pub type SavepointWork = Box<dyn FnOnce(u64, &Checkpoint) -> Result<(), String> + Send>;
 
 pub struct Coordinator {
     pub log: Arc<dyn CheckpointLog>,
@@ -83,6 +94,9 @@ pub struct Coordinator {
     /// state that does not fit into memory has nowhere to go
     pub stops_when_full: bool,
     pub on_positions: Box<dyn Fn(&Checkpoint) + Send>,
+    pub swaps: Swaps,
+    /// handed in for a checkpoint that was not taken, because tasks ran different versions
+    pub carried: BTreeMap<String, Prepared>,
 }
 
 /// How a run that did not fail came to its end.
@@ -120,7 +134,9 @@ impl Coordinator {
                 send_to(&queues, sink, committable);
             }
         }
+        self.swaps.history.open(true);
         let result = self.coordinate(&queues, &confirmations);
+        self.swaps.close();
         drop(queues);
         result
     }
@@ -171,6 +187,9 @@ impl Coordinator {
         let mut stopping = false;
         // too much state
         let mut full: Option<String> = None;
+        let mut savepoint: Option<(SavepointWork, Sender<Result<u64, String>>)> = None;
+        // the number of its checkpoint
+        let mut savepoint_at: Option<u64> = None;
         loop {
             let waiting = self.checkpoint.sinks.values().map(|s| s.pending.len()).max().unwrap_or(0);
             self.hold_back(waiting);
@@ -184,9 +203,24 @@ impl Coordinator {
                     let reason = if self.keep_open { Reason::Stop } else { Reason::Drained };
                     last = Some((reason, Finished::ReachedEnd));
                 }
+                let swap = self.swaps.wants_barrier(self.clock.now_ms());
                 if let Some((reason, _)) = last {
                     in_flight = Some(self.trigger(reason)?);
-                } else if Instant::now() >= due && waiting < COMMITS_WAITING_MAX {
+                } else if let Some(number) = savepoint_at {
+                    // nothing else is written until it is complete
+                    let committed = self.checkpoint.sinks.values().all(|s| s.pending.is_empty());
+                    if committed && let Some((work, reply)) = savepoint.take() {
+                        savepoint_at = None;
+                        let done = work(number, &self.checkpoint).map(|()| number);
+                        // whoever asked may have gone
+                        let _ = reply.send(done);
+                        continue;
+                    }
+                } else if savepoint.is_some() && waiting < COMMITS_WAITING_MAX {
+                    let f = self.trigger(Reason::Savepoint)?;
+                    savepoint_at = Some(f.number);
+                    in_flight = Some(f);
+                } else if (swap || Instant::now() >= due) && waiting < COMMITS_WAITING_MAX {
                     in_flight = Some(self.trigger(Reason::Periodic)?);
                 }
             }
@@ -199,7 +233,7 @@ impl Coordinator {
             let now = Instant::now();
             let wake = match &in_flight {
                 Some(f) => f.since + self.timeout,
-                None => due,
+                None => self.swaps.wake_at().map_or(due, |at| at.min(due)),
             };
             let patience = wake.saturating_duration_since(now).clamp(Duration::from_millis(1), Duration::from_secs(1));
             crossbeam_channel::select! {
@@ -213,7 +247,7 @@ impl Coordinator {
                         });
                         if complete && let Some(f) = in_flight.take() {
                             let took = f.since.elapsed();
-                            self.complete(f, queues)?;
+                            in_flight = self.complete(f, queues)?;
                             due = (now + self.interval.saturating_sub(took)).max(Instant::now() + self.min_pause);
                         }
                     }
@@ -227,14 +261,31 @@ impl Coordinator {
                         }
                     }
                     Ok(Event::Failed { error, .. }) => return Err(error),
+                    Ok(Event::CaughtUp { task, version }) => {
+                        self.swaps.caught_up(&task, version, self.clock.now_ms());
+                    }
+                    Ok(Event::GaveUp { task, version, reason }) => self.swaps.gave_up(&task, version, &reason),
+                    Ok(Event::FellBack { task, version, reason }) => self.swaps.fell_back(&task, version, reason),
                     Err(_) => return Err(RunError::Internal("all tasks are gone".into())),
                 },
                 recv(confirmations) -> confirmed => if let Ok(confirmed) = confirmed {
                     self.confirmed(confirmed)?;
                 },
-                recv(self.orders) -> order => if let Ok(Order::Stop) = order {
-                    info!("stopping: taking a last checkpoint");
-                    stopping = true;
+                recv(self.orders) -> order => match order {
+                    Ok(Order::Stop) => {
+                        info!("stopping: taking a last checkpoint");
+                        stopping = true;
+                    }
+                    Ok(Order::Swap(order)) => self.swaps.request(order),
+                    Ok(Order::RollBack { operator, why }) => self.swaps.roll_back(&operator, why),
+                    Ok(Order::Savepoint { work, reply }) => match &savepoint {
+                        None => savepoint = Some((work, reply)),
+                        Some(_) => {
+                            let _ = reply.send(Err("another savepoint is being taken".to_owned()));
+                        }
+                    },
+                    // nobody is left who could ask for anything
+                    Err(_) => self.orders = crossbeam_channel::never(),
                 },
                 default(patience) => {}
             }
@@ -279,7 +330,13 @@ impl Coordinator {
 
     fn trigger(&mut self, reason: Reason) -> Result<InFlight, RunError> {
         let number = self.next_number;
-        let then = if reason == Reason::Periodic { Then::Continue } else { Then::Stop };
+        let then = match reason {
+            Reason::Periodic | Reason::Savepoint => Then::Continue,
+            Reason::Stop | Reason::Drained => Then::Stop,
+        };
+        if then == Then::Continue {
+            self.swaps.at_barrier(number, &self.operators);
+        }
         let barrier = Barrier { checkpoint: number, then };
         for (task, commands, waker) in &self.sources {
             let command = if reason == Reason::Drained { Command::Drain(barrier) } else { Command::Barrier(barrier) };
@@ -291,19 +348,39 @@ impl Coordinator {
         Ok(InFlight { number, reason, since: Instant::now(), waiting: self.tasks.clone(), parts: Vec::new() })
     }
 
-    /// All tasks have acknowledged: assemble, publish, hand the commits out.
+    /// All tasks have acknowledged: assemble, publish, hand the commits out. Returns the same checkpoint once more if the
+    /// tasks of an operator did not agree on the version of its plugin.
     fn complete(
         &mut self,
         f: InFlight,
         queues: &BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>>,
-    ) -> Result<(), RunError> {
+    ) -> Result<Option<InFlight>, RunError> {
+        let answer = |(task, part): &(TaskId, Part)| match part {
+            Part::Operator(part) => Some((task.node.to_string(), part.version, part.exchanged.clone())),
+            _ => None,
+        };
+        let answers = f.parts.iter().filter_map(answer).collect();
+        let (changed, record) = match self.swaps.judge(f.number, answers, self.clock.now_ms())? {
+            Verdict::Stands { changed, record } => (changed, record),
+            Verdict::Again => return self.again(f).map(Some),
+        };
+        if let Some(changed) = changed {
+            self.change(changed);
+        }
         let mut next = Checkpoint {
             reason: f.reason,
             incarnation_started_ms: self.checkpoint.incarnation_started_ms,
             sinks: self.checkpoint.sinks.clone(),
+            swaps: self.swaps.history.snapshot(),
             ..Checkpoint::default()
         };
-        let mut prepared: BTreeMap<String, Prepared> = BTreeMap::new();
+        if let Some(record) = &record
+            && let Some(place) = next.swaps.get_mut(record.id)
+        {
+            *place = SwapRecord::clone(record);
+        }
+        let mut prepared: BTreeMap<String, Prepared> = std::mem::take(&mut self.carried);
+        let has_carried = !prepared.is_empty();
         for (name, operator) in &self.operators {
             next.operators
                 .insert(name.clone(), OperatorState { late_dropped: 0, reached: Vec::new(), ..operator.clone() });
@@ -315,6 +392,7 @@ impl Coordinator {
                 }
                 Part::Operator(part) => self.operator_part(&mut next, task, part),
                 Part::Stateless => {}
+                Part::Sink(part) if has_carried => merge_later(prepared.entry(task.node.to_string()).or_default(), part),
                 Part::Sink(part) => merge_prepared(prepared.entry(task.node.to_string()).or_default(), part),
             }
         }
@@ -330,6 +408,7 @@ impl Coordinator {
             operator.files.sort_by(|a, b| a.path.cmp(&b.path));
             operator.files.dedup_by(|a, b| a.path == b.path);
         }
+        // a savepoint lists nothing that is not committed
         let final_checkpoint = f.reason != Reason::Periodic;
         let before = std::mem::take(&mut self.checkpoint.sources);
         for (name, sink) in &self.sinks {
@@ -337,7 +416,7 @@ impl Coordinator {
             cover(&mut state.open.positions, &before, &next.sources);
             let part = prepared.remove(name).unwrap_or_default();
             state.open.rows += part.rows;
-            let waited = !state.open.files.is_empty();
+            let waited = !state.open.files.is_empty() || has_carried;
             state.open.files.extend(part.files);
             state.open.windows_ms = span(state.open.windows_ms, part.windows_ms);
             state.writer = part.writer;
@@ -371,6 +450,9 @@ impl Coordinator {
         self.runtime.block_on(self.log.publish(f.number, &next))?;
         failpoint::hit(failpoint::CHECKPOINT_AFTER_DURABLE);
         self.next_number = f.number + 1;
+        if let Some(record) = record {
+            self.swaps.show(*record);
+        }
         for (sink, state) in &next.sinks {
             for committable in state.pending.iter().filter(|c| c.checkpoint == f.number) {
                 send_to(queues, sink, committable);
@@ -384,7 +466,45 @@ impl Coordinator {
         self.checkpoint = next;
         let confirmed = self.checkpoint.sinks.iter().map(|(n, s)| (n.clone(), s.confirmed)).collect();
         self.runtime.block_on(self.log.retain(confirmed));
-        Ok(())
+        Ok(None)
+    }
+
+    /// What the tasks have handed in for a checkpoint that is not taken belongs to the next try, which has its number.
+    fn again(&mut self, f: InFlight) -> Result<InFlight, RunError> {
+        let mut carried = std::mem::take(&mut self.carried);
+        for (task, part) in f.parts {
+            match part {
+                Part::Operator(part) => self.files_of(&task, &part),
+                Part::Sink(part) => merge_later(carried.entry(task.node.to_string()).or_default(), part),
+                // read or said anew
+                Part::Source { .. } | Part::Stateless => {}
+            }
+        }
+        self.carried = carried;
+        if !matches!(f.reason, Reason::Periodic | Reason::Savepoint) {
+            return Err(RunError::Plugin(
+                "a new version of a plugin failed while the run was ending\nhint: nothing is lost: the next start goes on from \
+                 the last checkpoint"
+                    .to_owned(),
+            ));
+        }
+        info!(checkpoint = f.number, "tasks ran different versions of a plugin: the checkpoint is taken once more");
+        self.trigger(f.reason)
+    }
+
+    /// Another version of a plugin runs from this checkpoint on.
+    fn change(&mut self, changed: Changed) {
+        let digest = changed.state.plugin.as_ref().map(|plugin| plugin.sha256.clone());
+        if let (Some(digest), Some(before)) = (digest, self.operators.get(&changed.operator)) {
+            let before = before.plugin.as_ref().map(|plugin| plugin.sha256.clone()).unwrap_or_default();
+            info!(operator = changed.operator, before, after = digest, "another version of the plugin runs");
+            for sink in self.sinks.values_mut() {
+                if let Some(of) = sink.plugins.get_mut(&changed.operator) {
+                    of.clone_from(&digest);
+                }
+            }
+        }
+        self.operators.insert(changed.operator, changed.state);
     }
 
     fn operator_part(&mut self, next: &mut Checkpoint, task: TaskId, part: OperatorPart) {
@@ -395,10 +515,14 @@ impl Coordinator {
             operator.late_dropped += part.late_dropped;
             operator.reached.extend(part.reached);
         }
-        let windows = self.files.entry(task).or_default();
+        self.files_of(&task, &part);
+    }
+
+    fn files_of(&mut self, task: &TaskId, part: &OperatorPart) {
+        let windows = self.files.entry(task.clone()).or_default();
         windows.retain(|bucket, _| part.unchanged.contains(bucket));
-        for file in part.written {
-            windows.entry(file.bucket()).or_default().push(file);
+        for file in &part.written {
+            windows.entry(file.bucket()).or_default().push(file.clone());
         }
     }
 
@@ -433,6 +557,13 @@ fn merge_prepared(into: &mut Prepared, part: Prepared) {
     into.windows_ms = span(into.windows_ms, part.windows_ms);
     // who has one has one task
     into.writer = into.writer.take().or(part.writer);
+}
+
+/// The same task's part of the next try: what its writer knows is in the last one.
+fn merge_later(into: &mut Prepared, part: Prepared) {
+    let writer = part.writer.clone().or_else(|| into.writer.take());
+    merge_prepared(into, part);
+    into.writer = writer;
 }
 
 fn span(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {

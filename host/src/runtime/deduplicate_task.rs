@@ -169,6 +169,8 @@ impl DeduplicateTask {
             reached: None,
             unchanged,
             late_dropped: 0,
+            version: 0,
+            exchanged: None,
         };
         self.uploader.submit(export, self.events.clone());
         Ok(self.broadcast(&Message::Barrier(barrier)))

@@ -1,14 +1,17 @@
 //! What travels on an edge between two tasks, and between the tasks and the coordinator.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millrace_core::barrier::Barrier;
 use millrace_core::batch::RowSet;
 use millrace_core::checkpoint::{BucketId, PartitionState, StateFile};
 use millrace_core::key::Keys;
 use millrace_core::panes::Reached;
+use millrace_core::swap::Corrections;
 use millrace_core::watermark::{END_OF_TIME_MS, Watermark};
 
+use super::versions::VersionId;
 use crate::sink::Prepared;
 
 /// In-band: rows, progress of event time, checkpoint marks.
@@ -64,6 +67,19 @@ pub struct OperatorPart {
     pub unchanged: Vec<BucketId>,
     pub written: Vec<StateFile>,
     pub late_dropped: u64,
+    /// the version whose state this is: see [`super::versions::VersionId`]
+    pub version: VersionId,
+    /// at this barrier it has taken over
+    pub exchanged: Option<Exchanged>,
+}
+
+/// Two versions have changed places.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exchanged {
+    /// how long the task read nothing for it
+    pub pause: Duration,
+    /// a rollback: what became of the results of the version that was active
+    pub corrections: Corrections,
 }
 
 /// From a task to the coordinator.
@@ -85,6 +101,23 @@ pub enum Event {
         task: TaskId,
         error: RunError,
     },
+    /// a version that runs beside the active one has taken in the state, and all that has come since
+    CaughtUp {
+        task: TaskId,
+        version: VersionId,
+    },
+    /// it runs no more
+    GaveUp {
+        task: TaskId,
+        version: VersionId,
+        reason: String,
+    },
+    /// the active version failed in its probation, and the former one has taken over in this task
+    FellBack {
+        task: TaskId,
+        version: VersionId,
+        reason: String,
+    },
 }
 
 /// Why a run ends before its time, by whose fault it is.
@@ -98,6 +131,9 @@ pub enum RunError {
     Data(String),
     #[error("{0}")]
     Plugin(String),
+    /// a plugin's version that another one can take over from
+    #[error("{0}")]
+    Version(String),
     /// the world outside: broker, catalog, disk
     #[error("{0}")]
     External(String),

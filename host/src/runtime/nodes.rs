@@ -19,6 +19,7 @@ use super::message::{Event, OperatorPart, Part, RunError};
 use super::read_state::StateReader;
 use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode};
 use super::stats::RunStats;
+use super::swaps::SharedHistory;
 use super::transforms::TransformNode;
 use crate::catalog::submit::open_submit;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
@@ -133,6 +134,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         clock,
         runtime: runtime.clone(),
         stats,
+        history: SharedHistory::default(),
     })
 }
 
@@ -491,6 +493,8 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
         unchanged: export.unchanged,
         written,
         late_dropped: export.late_dropped,
+        version: export.version,
+        exchanged: export.exchanged,
     });
     Ok(Event::Acknowledged { task: export.task, checkpoint: export.checkpoint, part })
 }

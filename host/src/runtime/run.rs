@@ -35,7 +35,9 @@ use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
 use super::sources::{self, Shared};
 use super::stats::{RunStats, UNKNOWN};
+use super::swaps::{self, Desk, SharedHistory, Swaps};
 use super::transforms::{self, TransformNode};
+use super::versions::Versions;
 use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
@@ -95,6 +97,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub runtime: tokio::runtime::Handle,
     pub stats: Arc<RunStats>,
+    /// filled from the checkpoint when the run begins
+    pub history: SharedHistory,
 }
 
 #[derive(Default)]
@@ -168,6 +172,9 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         }
     }
 
+    let desks: BTreeMap<String, Arc<Desk>> =
+        parts.aggregations.iter().map(|node| (node.name.to_string(), Arc::default())).collect();
+    *parts.history.lock() = swaps::restored(std::mem::take(&mut checkpoint.swaps));
     let captures = Arc::new(Captures::new(parts.pipeline.errors.captures.clone()));
     let mut files: BTreeMap<TaskId, read_state::Windows> = BTreeMap::new();
     for (node, instances) in parts.aggregations.iter().zip(plugins) {
@@ -185,6 +192,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 &id,
                 tasks,
                 plugin,
+                desks.get(&*node.name).cloned().unwrap_or_default(),
                 &mut graph,
                 &events,
                 &captures,
@@ -256,6 +264,8 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
     let connectors: Vec<(Arc<str>, Arc<dyn Connector>)> =
         parts.sources.iter().map(|s| (Arc::clone(&s.name), Arc::clone(&s.connector))).collect();
     let spec = &parts.pipeline.checkpoint;
+    let probation = Duration::from_millis(parts.pipeline.swap.probation_ms);
+    let swaps = Swaps::new(desks, &all_tasks, parts.history.clone(), probation);
     let coordinator = Coordinator {
         log: Arc::clone(&parts.log),
         runtime: parts.runtime.clone(),
@@ -278,6 +288,8 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         keep_open: options.keep_open,
         stops_when_full: stays_in_memory(&parts.pipeline),
         on_positions: Box::new(move |checkpoint| publish_positions(&connectors, checkpoint)),
+        swaps,
+        carried: BTreeMap::new(),
     };
     let result = coordinator.run();
     stop.store(true, Relaxed);
@@ -358,6 +370,7 @@ fn aggregate_task(
     id: &TaskId,
     tasks: usize,
     plugin: Box<dyn Aggregator>,
+    desk: Arc<Desk>,
     graph: &mut Graph,
     events: &Sender<Event>,
     captures: &Arc<Captures>,
@@ -395,16 +408,24 @@ fn aggregate_task(
             Arc::clone(&stats),
         ),
         events: events.clone(),
-        input,
-        plugin: Accumulator::new(
-            Arc::clone(&node.name),
-            plugin,
-            open,
-            kept_bytes_max,
-            Arc::clone(&stats),
-            recorder,
-            node.spec.consecutive_limit,
+        plugin: Versions::new(
+            id.clone(),
+            events.clone(),
+            Accumulator::new(
+                Arc::clone(&node.name),
+                plugin,
+                open,
+                kept_bytes_max,
+                Arc::clone(&stats),
+                recorder,
+                node.spec.consecutive_limit,
+            ),
+            input,
         ),
+        desk,
+        kept_bytes_max,
+        consecutive_limit: node.spec.consecutive_limit,
+        is_correctable: parts.pipeline.below(&node.name).corrects,
         windows: windows(&node.spec),
         policy: policy(&node.spec, parts.pipeline.below(&node.name)),
         every: every(&node.spec),

@@ -58,6 +58,8 @@ pub fn start(
     let mut sources = Sources::default();
     let mut pause = |pause| match shared.orders.recv_timeout(pause) {
         Ok(Order::Stop) => true,
+        // nobody can ask for anything else yet: see [`SharedHistory::open`](super::swaps::SharedHistory::open)
+        Ok(_) => false,
         Err(error) => {
             if error.is_disconnected() {
                 std::thread::sleep(pause);

@@ -23,6 +23,7 @@ pub struct Pipeline {
     pub time: TimeSpec,
     pub checkpoint: CheckpointSpec,
     pub state: StateSpec,
+    pub swap: SwapSpec,
     pub errors: ErrorsSpec,
     pub plugins: BTreeMap<String, PluginSpec>,
     pub catalogs: BTreeMap<String, CatalogSpec>,
@@ -64,6 +65,13 @@ pub enum Location {
 pub struct StateSpec {
     pub memory_limit_bytes: u64,
     pub backend: Backend,
+}
+
+/// How plugins are replaced while the pipeline runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwapSpec {
+    /// how long the former version goes on beside the new one, ready to take over again
+    pub probation_ms: u64,
 }
 
 /// Where groups are that do not fit into memory.
@@ -404,6 +412,12 @@ pub enum SinkKind {
 }
 
 impl SinkKind {
+    /// Whether a row can take the place of one that was written before.
+    pub fn corrects(&self) -> bool {
+        let upserts = matches!(self, Self::Iceberg(spec) if matches!(spec.mode, SinkMode::Upsert { .. }));
+        upserts || self.keeps_revisions()
+    }
+
     /// Whether each version of a row is a row of its own, with its revision.
     pub fn keeps_revisions(&self) -> bool {
         match self {
@@ -418,6 +432,8 @@ impl SinkKind {
 /// What an aggregation's rows come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Below {
+    /// all of the sinks take corrections
+    pub corrects: bool,
     /// a node that groups rows: it takes each group once
     pub operators: bool,
     /// a sink: it takes the changelog
@@ -427,13 +443,14 @@ pub struct Below {
 impl Pipeline {
     /// Who reads the rows of a node, straight or through row-wise steps.
     pub fn below(&self, node: &str) -> Below {
-        let mut below = Below::default();
+        let mut below = Below { corrects: true, ..Below::default() };
         let mut reached = vec![node];
         let mut next = 0;
         while let Some(at) = reached.get(next).copied() {
             next += 1;
             let reads = |inputs: &[String]| inputs.iter().any(|input| input == at);
             below.sinks |= self.sinks.iter().any(|(_, sink)| reads(&sink.inputs));
+            below.corrects &= self.sinks.iter().all(|(_, sink)| !reads(&sink.inputs) || sink.kind.corrects());
             below.operators |= self.aggregations.iter().any(|(_, spec)| reads(&spec.inputs));
             for (name, spec) in self.transforms.iter().filter(|(_, spec)| reads(&spec.inputs)) {
                 below.operators |= spec.deduplicate.is_some();

@@ -29,6 +29,12 @@ impl Sessions {
         parts
     }
 
+    pub fn mark_changed(&mut self, start_ms: i64) {
+        if let Some(bucket) = self.buckets.get_mut(&start_ms) {
+            bucket.changed = true;
+        }
+    }
+
     pub fn mark_unchanged(&mut self, start_ms: i64) {
         self.exports += 1;
         if let Some(bucket) = self.buckets.get_mut(&start_ms) {

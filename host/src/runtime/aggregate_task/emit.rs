@@ -24,15 +24,23 @@ use millrace_core::window::Window;
 use super::{AggregateTask, Spill, State, Step};
 use crate::plugin::{OutputRows, WindowUs};
 use crate::runtime::message::RunError;
+use crate::runtime::versions::companion::{Asked, AskedGroup};
 
 /// One row of a batch of results.
-struct Row<'a> {
-    key: &'a [u8],
-    window: Window,
-    change: Change,
-    revision: u32,
+pub(super) struct Row<'a> {
+    pub key: &'a [u8],
+    pub window: Window,
+    pub change: Change,
+    pub revision: u32,
     /// in the plugin's output; none: a deletion
-    of_plugin: Option<u32>,
+    pub of_plugin: Option<u32>,
+}
+
+/// Who gets a batch of results.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    pub audience: Audience,
+    pub is_final: bool,
 }
 
 /// The plugin's columns, and what the rows are.
@@ -84,7 +92,8 @@ impl AggregateTask {
                 self.forget_partials(state, Some(&mut due))?;
                 continue;
             };
-            if let Err(hangup) = self.send(state, &due, &rows, output)? {
+            let of = Sent { audience: due.audience, is_final: due.is_final };
+            if let Err(hangup) = self.send(state, of, &rows, output)? {
                 return Ok(Err(hangup));
             }
             if to >= total {
@@ -140,6 +149,10 @@ impl AggregateTask {
         if std::mem::replace(&mut state.exchanges, self.plugin.exchanges()) == state.exchanges {
             return Ok(());
         }
+        self.drop_partials(state, due)
+    }
+
+    pub(super) fn drop_partials(&mut self, state: &mut State, due: Option<&mut Due>) -> Result<(), RunError> {
         let over = state.windower.without_partials(due);
         let _ = self.empty(state, over)?;
         Ok(())
@@ -166,6 +179,9 @@ impl AggregateTask {
                 revision: deletion.revision,
                 of_plugin: None,
             }));
+            if !due.deletions.is_empty() {
+                self.plugin.deleted(|| due.deletions.iter().map(|d| (due.deleted_key(d).to_vec(), d.window)).collect());
+            }
         }
         // a group of nothing but refused rows has no result
         let live: Vec<DueGroup> = groups.iter().filter(|group| !due.parts(group).is_empty()).cloned().collect();
@@ -185,22 +201,27 @@ impl AggregateTask {
                     due.loads.iter().map(|load| (columns(load), load.slots.clone())).collect()
                 }
             };
-            let output = match due.is_shared {
-                true => self.plugin.evaluate_shared(&assembly, &windows, due.is_final)?,
-                false => Some(self.plugin.evaluate_assembled(&assembly, &loads, &windows, due.is_final)?),
-            };
+            let output = self.plugin.evaluate(&assembly, &loads, &windows, due.is_final, due.is_shared)?;
             let Some(output) = output else {
                 state.windower.slots().release(assembly.borrowed);
                 return Ok(None);
             };
             picks = self.owners(&output, &assembly.slots)?;
-            state.windower.slots().release(assembly.borrowed);
+            state.windower.slots().release(assembly.borrowed.iter().copied());
             columns = output.columns;
             for pick in &picks {
                 if let Some(has) = places.get(*pick as usize).and_then(|place| has_rows.get_mut(*place)) {
                     *has = true;
                 }
             }
+            if self.plugin.has_companion() {
+                let has = places.iter().map(|place| has_rows.get(*place).copied().unwrap_or_default());
+                let total = state.windower.slots().total();
+                self.beside(due, &live, &has.collect::<Vec<bool>>(), (assembly, windows, total), (&columns, &picks));
+            }
+        }
+        if due.audience != Audience::Operators && self.plugin.has_fallen() {
+            self.plugin.given_anew(groups.iter().map(|group| (due.key(group), group.window)));
         }
         let of_sinks = due.audience != Audience::Operators;
         let without = groups.iter().zip(has_rows.get(from..).unwrap_or_default()).filter(|(_, has)| of_sinks && !**has);
@@ -221,6 +242,34 @@ impl AggregateTask {
         Ok(Some((columns, rows)))
     }
 
+    /// Has the version beside the active one evaluate the same.
+    fn beside(
+        &mut self,
+        due: &Due,
+        live: &[DueGroup],
+        has_rows: &[bool],
+        (assembly, windows, total): (Assembly, Vec<WindowUs>, u32),
+        (columns, picks): (&[ArrayRef], &[u32]),
+    ) {
+        let is_compared = self.plugin.has_candidate();
+        self.plugin.beside(|| {
+            let of = |(group, has): (&DueGroup, &bool)| {
+                let given = group.given.then(*has, 0);
+                let key = due.key(group).to_vec();
+                AskedGroup { key, window: group.window, revision: given.revision, present: given.present }
+            };
+            let asked = Asked {
+                assembly,
+                windows,
+                is_final: due.is_final,
+                total,
+                of_sinks: due.audience != Audience::Operators,
+                results: is_compared.then(|| (columns.to_vec(), picks.to_vec())),
+            };
+            (asked, live.iter().zip(has_rows).map(of).collect())
+        });
+    }
+
     /// By row of the plugin's output: which of the slots asked for it belongs to.
     fn owners(&self, output: &OutputRows, slots: &[u32]) -> Result<Vec<u32>, RunError> {
         let Some(of_rows) = &output.groups else {
@@ -238,7 +287,7 @@ impl AggregateTask {
         Ok(picks)
     }
 
-    fn send(&mut self, state: &State, due: &Due, rows: &[Row<'_>], of_plugin: Vec<ArrayRef>) -> Step {
+    pub(super) fn send(&mut self, state: &State, of: Sent, rows: &[Row<'_>], of_plugin: Vec<ArrayRef>) -> Step {
         if rows.is_empty() {
             return Ok(Ok(()));
         }
@@ -261,12 +310,12 @@ impl AggregateTask {
             changes: Some(Changes {
                 kinds: rows.iter().map(|row| row.change).collect(),
                 revisions: rows.iter().map(|row| row.revision).collect(),
-                is_final: due.is_final,
-                audience: due.audience,
+                is_final: of.is_final,
+                audience: of.audience,
             }),
         });
         self.stats.rows_out_total.fetch_add(rows.len() as u64, Relaxed);
-        if let (Some(observer), true) = (&self.observer, due.audience != Audience::Operators) {
+        if let (Some(observer), true) = (&self.observer, of.audience != Audience::Operators) {
             observer(&batch);
         }
         for output in &self.outputs {

@@ -9,15 +9,16 @@ use millrace_core::schema::Field;
 use super::InputColumn;
 use crate::runtime::message::RunError;
 
-pub(super) struct Pending {
+pub struct Pending {
     pub batch: Arc<Batch>,
     /// none: all rows, in order
     pub rows: Option<Vec<u32>>,
     pub slots: Vec<u32>,
 }
 
-/// The plugin's columns of all pending rows, each value copied at most once.
-pub(super) fn gather(pending: &[Pending], input: &[InputColumn]) -> Result<Vec<Option<ArrayRef>>, RunError> {
+impl Pending {
+/// A plugin's columns of all pending rows, each value copied at most once.
+pub fn gather(pending: &[Pending], input: &[InputColumn]) -> Result<Vec<Option<ArrayRef>>, RunError> {
     let cast = |array: ArrayRef, field: &Field| -> Result<ArrayRef, RunError> {
         let wanted = field.data_type.to_arrow();
         if array.data_type() == &wanted { Ok(array) } else { Ok(arrow_cast::cast(&array, &wanted)?) }
@@ -58,7 +59,7 @@ pub(super) fn gather(pending: &[Pending], input: &[InputColumn]) -> Result<Vec<O
 }
 
 /// The batch and row behind the `at`-th pending row.
-pub(super) fn locate(pending: &[Pending], mut at: usize) -> Option<(&Batch, u32)> {
+pub fn locate(pending: &[Pending], mut at: usize) -> Option<(&Batch, u32)> {
     for p in pending {
         if at < p.slots.len() {
             let row = match &p.rows {
@@ -70,4 +71,5 @@ pub(super) fn locate(pending: &[Pending], mut at: usize) -> Option<(&Batch, u32)
         at -= p.slots.len();
     }
     None
+}
 }

@@ -200,7 +200,7 @@ impl AggregateTask {
         for start_ms in &cold {
             self.evict(state, *start_ms)?;
         }
-        self.plugin.exported(state.windower.bucket_starts().into_iter());
+        self.plugin.exported(&state.windower.bucket_starts());
         self.plugin.renew()?;
         tracing::debug!(task = %self.id, panes = cold.len(), groups = moved, "groups moved to disk");
         Ok(())

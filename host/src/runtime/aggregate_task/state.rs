@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Int32Type, TimestampMicrosecondType};
@@ -22,7 +23,8 @@ use millrace_core::window::Window;
 use millrace_core::windower::{Bucket, Windows};
 
 use super::{AggregateTask, State, Step};
-use crate::runtime::message::{Event, Message, RunError, TaskId};
+use crate::runtime::message::{Event, Exchanged, Message, RunError, TaskId};
+use crate::runtime::versions::VersionId;
 
 /// State of one window, read from a checkpoint, already reduced to this task's key groups.
 pub struct RestoredWindow {
@@ -46,6 +48,8 @@ pub struct Export {
     pub reached: Option<Reached>,
     pub unchanged: Vec<BucketId>,
     pub late_dropped: u64,
+    pub version: VersionId,
+    pub exchanged: Option<Exchanged>,
 }
 
 pub struct ExportedWindow {
@@ -69,8 +73,28 @@ impl AggregateTask {
         if let Err(hangup) = step {
             return Ok(Err(hangup));
         }
-        let mut windows = self.export_changed(state)?;
-        let (_, others) = state.windower.take_changed();
+        let order = self.desk.at(barrier.checkpoint);
+        let exchanged = match self.obey_before(state, order.as_ref())? {
+            Ok(exchanged) => exchanged,
+            Err(hangup) => return Ok(Err(hangup)),
+        };
+        let began = Instant::now();
+        let mut windows = loop {
+            let windows = self.export_changed(state)?;
+            if !self.plugin.has_fallen() {
+                break windows;
+            }
+            // what was exported before belongs to the version that failed
+            if let Err(hangup) = self.after_fall(state)? {
+                return Ok(Err(hangup));
+            }
+        };
+        let exchanged = exchanged.map(|e| Exchanged { pause: e.pause + began.elapsed(), ..e });
+        self.obey_after(state, order.as_ref())?;
+        let (changed, others) = state.windower.take_changed();
+        if self.plugin.has_candidate() {
+            state.changed_beside.extend(changed);
+        }
         let mut unchanged: Vec<BucketId> = others.into_iter().map(BucketId::state).collect();
         let (changed, others) = state.windower.take_ledgers();
         unchanged.extend(others.into_iter().map(BucketId::ledger));
@@ -93,6 +117,8 @@ impl AggregateTask {
             }),
             unchanged,
             late_dropped: state.late_dropped,
+            version: self.plugin.id(),
+            exchanged,
         };
         self.uploader.submit(export, self.events.clone());
         Ok(self.broadcast(&Message::Barrier(barrier)))
@@ -103,7 +129,12 @@ impl AggregateTask {
     pub(super) fn export_changed(&mut self, state: &mut State) -> Result<Vec<ExportedWindow>, RunError> {
         let buckets = state.windower.buckets(&state.windower.changed());
         let windows = buckets.into_iter().map(|bucket| self.export(&bucket)).collect::<Result<_, _>>()?;
-        self.plugin.exported(state.windower.bucket_starts().into_iter());
+        if self.plugin.has_fallen() {
+            // some of it is of the version that failed, and its fallback has exported but a part
+            self.plugin.export_anew();
+        } else {
+            self.plugin.exported(&state.windower.bucket_starts());
+        }
         Ok(windows)
     }
 

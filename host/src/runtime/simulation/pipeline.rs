@@ -37,6 +37,7 @@ use crate::runtime::message::RunError;
 use crate::runtime::nodes::{Log, Reader, Uploader};
 use crate::runtime::run::{AggregationNode, Parts, SinkNode, SourceNode};
 use crate::runtime::stats::RunStats;
+use crate::runtime::swaps::SharedHistory;
 use crate::runtime::transforms::TransformNode;
 use crate::sink::revised::Revised;
 use crate::spec::model;
@@ -148,6 +149,7 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
         reader: Arc::new(Reader { store, runtime: runtime.clone() }),
         clock,
         runtime: runtime.clone(),
+        history: SharedHistory::default(),
     })
 }
 
@@ -323,6 +325,7 @@ fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
             tolerated_failures: 0,
         },
         state: model::StateSpec { memory_limit_bytes, backend },
+        swap: model::SwapSpec { probation_ms: 50 },
         errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX, captures: None },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),

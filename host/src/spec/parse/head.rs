@@ -1,9 +1,9 @@
-//! `[pipeline]`, `[checkpoint]`, `[state]`, `[errors]`.
+//! `[pipeline]`, `[checkpoint]`, `[state]`, `[swap]`, `[errors]`.
 
 use std::num::NonZero;
 
 use crate::spec::cursor::{Cursor, Word, is_name};
-use crate::spec::model::{Backend, CheckpointSpec, ErrorsSpec, Location, OnError, StateSpec, TimeSpec};
+use crate::spec::model::{Backend, CheckpointSpec, ErrorsSpec, Location, OnError, StateSpec, SwapSpec, TimeSpec};
 use crate::spec::paths;
 
 const DAY_MS: u64 = 86_400_000;
@@ -14,6 +14,7 @@ const NAME_CHARS_MAX: usize = 100;
 const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
 const CHECKPOINT_TIMEOUT_MS: u64 = 600_000;
 const CHECKPOINTS_RETAINED: usize = 3;
+const PROBATION_MS: u64 = 300_000;
 const MEMORY_LIMIT_BYTES: u64 = 2 << 30;
 const MEMORY_LIMIT_BYTES_MIN: u64 = 16 << 20;
 const CONSECUTIVE_ERRORS_MAX: u64 = 100;
@@ -27,6 +28,7 @@ pub struct Head {
     pub time: TimeSpec,
     pub checkpoint: CheckpointSpec,
     pub state: StateSpec,
+    pub swap: SwapSpec,
     pub errors: ErrorsSpec,
 }
 
@@ -55,7 +57,8 @@ pub fn read(root: &Cursor<'_>) -> Head {
     let checkpoint = checkpoint(root, name.as_deref().unwrap_or("pipeline"));
     let errors = errors(root, &checkpoint.location);
     let state = state(root, name.as_deref().unwrap_or("pipeline"), &checkpoint.location);
-    Head { name, parallelism, time: time.unwrap_or(TimeSpec::Event), checkpoint, state, errors }
+    let swap = swap(root);
+    Head { name, parallelism, time: time.unwrap_or(TimeSpec::Event), checkpoint, state, swap, errors }
 }
 
 fn checkpoint(root: &Cursor<'_>, pipeline: &str) -> CheckpointSpec {
@@ -119,6 +122,14 @@ fn state(root: &Cursor<'_>, pipeline: &str, checkpoints: &Location) -> StateSpec
     };
     let backend = if disk { Backend::Disk { path: path.unwrap_or_else(beside) } } else { Backend::Memory };
     StateSpec { memory_limit_bytes: limit.unwrap_or(default.memory_limit_bytes), backend }
+}
+
+fn swap(root: &Cursor<'_>) -> SwapSpec {
+    let default = SwapSpec { probation_ms: PROBATION_MS };
+    let Some(c) = root.table("swap", "`[swap]`") else { return default };
+    let spec = SwapSpec { probation_ms: c.duration_ms("probation", 0..=30 * DAY_MS).unwrap_or(default.probation_ms) };
+    c.finish();
+    spec
 }
 
 fn errors(root: &Cursor<'_>, checkpoints: &Location) -> ErrorsSpec {

@@ -1,0 +1,484 @@
+//! [`Control`] over a run: checks what is asked for against the pipeline as it runs, without touching it, and hands it to
+//! the coordinator.
+//!
+//! A plugin is read, checked (interface, imports, columns, state, configuration), compiled and tried on no rows here, in the
+//! thread of whoever asks. What is wrong with it is said before anything of the run has changed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arrow_array::{ArrayRef, new_empty_array};
+use crossbeam_channel::{Sender, bounded};
+use millrace_core::checkpoint::{Checkpoint, PluginRef};
+use millrace_core::schema::{Field, Schema};
+use millrace_core::swap::{Phase, SwapRecord, Version};
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+use tracing::info;
+
+use super::aggregate_task::InputColumn;
+use super::control::{Control, Refused, SwapRequest};
+use super::coordinator::Order;
+use super::recorder::{Recorded, Recorder};
+use super::run::{AggregationNode, Parts, offered_to_plugin};
+use super::swaps::{SharedHistory, SwapOrder};
+use super::versions::shadow::Comparison;
+use super::versions::{Candidate, OpenShared, refused};
+use crate::capture::{Captures, Kind};
+use crate::checkpoint::CheckpointStore;
+use crate::clock::Clock;
+use crate::plugin::artifact::{self, Artifact};
+use crate::plugin::{AggregatorFactory, PluginEngine, StateOrigin, WasmFactory};
+use crate::spec::columns;
+use crate::spec::model::{AggregationSpec, Backend, Pipeline};
+
+/// Starts the engine that compiles plugins, once one is needed.
+pub type StartEngine = Box<dyn Fn() -> Result<Arc<PluginEngine>, String> + Send + Sync>;
+
+/// Copies a checkpoint into a folder.
+pub type WriteSavepoint = Arc<dyn Fn(&str, u64, &Checkpoint) -> Result<(), String> + Send + Sync>;
+
+pub struct Controller {
+    pipeline: Pipeline,
+    nodes: BTreeMap<String, Node>,
+    /// in the order of time, by swap: what has been accepted in this run
+    accepted: Mutex<BTreeMap<u64, Running>>,
+    history: SharedHistory,
+    orders: Sender<Order>,
+    store: CheckpointStore,
+    runtime: Handle,
+    clock: Arc<dyn Clock>,
+    captures: Arc<Captures>,
+    start_engine: StartEngine,
+    engine: OnceLock<Arc<PluginEngine>>,
+    savepoint: Option<WriteSavepoint>,
+}
+
+struct Node {
+    spec: AggregationSpec,
+    input: Schema,
+    output: Schema,
+    first: Running,
+}
+
+/// A plugin as it runs in an operator.
+#[derive(Clone, Debug)]
+struct Running {
+    plugin: Version,
+    state: Schema,
+    output: Schema,
+}
+
+impl Controller {
+    pub fn new(
+        parts: &Parts,
+        orders: Sender<Order>,
+        store: CheckpointStore,
+        start_engine: StartEngine,
+        savepoint: Option<WriteSavepoint>,
+    ) -> Result<Self, String> {
+        let nodes = parts.aggregations.iter().map(|node| Ok((node.name.to_string(), Node::of(node)?)));
+        Ok(Self {
+            pipeline: parts.pipeline.clone(),
+            nodes: nodes.collect::<Result<_, String>>()?,
+            accepted: Mutex::default(),
+            history: parts.history.clone(),
+            orders,
+            store,
+            runtime: parts.runtime.clone(),
+            clock: Arc::clone(&parts.clock),
+            captures: Arc::new(Captures::new(parts.pipeline.errors.captures.clone())),
+            start_engine,
+            engine: OnceLock::new(),
+            savepoint,
+        })
+    }
+
+    fn node(&self, operator: &str) -> Result<&Node, Refused> {
+        if let Some(node) = self.nodes.get(operator) {
+            return match node.spec.aggregates.is_empty() {
+                true => Ok(node),
+                false => Err(Refused::Invalid(format!(
+                    "`{operator}` has no plugin, it computes `aggregate`\nhint: change the pipeline file and start it again"
+                ))),
+            };
+        }
+        let is_transform = self.pipeline.transforms.iter().any(|(name, _)| name == operator);
+        if is_transform {
+            return Err(Refused::Invalid(format!(
+                "`{operator}` is a transform: plugins of aggregations are replaced while they run, those of transforms at a \
+                 start\nhint: change the file, then `millrace stop {0}` and `millrace run {0}`: nothing is lost in between",
+                self.pipeline.file.display()
+            )));
+        }
+        let names: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
+        Err(Refused::Unknown(format!(
+            "pipeline `{}` has no operator `{operator}`; it has {}",
+            self.pipeline.name,
+            names.join(", ")
+        )))
+    }
+
+    /// What runs in an operator, and will after what is under way.
+    fn running(&self, operator: &str, node: &Node) -> Running {
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.history.lock();
+        let active = history.iter().rev().filter(|record| record.operator == operator && record.phase.is_active());
+        let known = active.into_iter().find_map(|record| accepted.get(&record.id));
+        known.unwrap_or(&node.first).clone()
+    }
+
+    /// A record of its own for what is asked; only one at a time.
+    fn reserve(&self, operator: &str, by: &str, from: Version, is_rollback: bool) -> Result<u64, Refused> {
+        if !self.history.is_open() {
+            return Err(Refused::Conflict("the run is starting or ending: nothing can be changed now".to_owned()));
+        }
+        let mut history = self.history.lock();
+        let busy = history.iter().rev().find(|r| !r.phase.is_over() && r.phase != Phase::Probation);
+        if let Some(busy) = busy {
+            return Err(Refused::Conflict(format!(
+                "swap {} of `{}` is under way ({}): one at a time\nhint: `millrace status {}` shows how far it is",
+                busy.id,
+                busy.operator,
+                phase_name(busy.phase),
+                self.pipeline.name
+            )));
+        }
+        let id = history.next_id();
+        history.push(SwapRecord {
+            id,
+            operator: operator.to_owned(),
+            requested_at_ms: self.clock.now_ms(),
+            by: by.to_owned(),
+            is_rollback,
+            from,
+            ..SwapRecord::default()
+        });
+        Ok(id)
+    }
+
+    fn record(&self, id: u64) -> SwapRecord {
+        self.history.lock().get(id).cloned().unwrap_or_default()
+    }
+
+    fn refuse(&self, id: u64, reason: String) -> Refused {
+        if let Some(record) = self.history.lock().get_mut(id) {
+            record.phase = Phase::Refused;
+            record.reason = Some(reason.clone());
+        }
+        Refused::Invalid(reason)
+    }
+
+    fn engine(&self) -> Result<&Arc<PluginEngine>, String> {
+        if let Some(engine) = self.engine.get() {
+            return Ok(engine);
+        }
+        let engine = (self.start_engine)()?;
+        Ok(self.engine.get_or_init(|| engine))
+    }
+
+    fn begin(&self, request: SwapRequest, is_rollback: bool) -> Result<SwapRecord, Refused> {
+        let node = self.node(&request.operator)?;
+        if let Backend::Disk { .. } = self.pipeline.state.backend {
+            return Err(Refused::Invalid(format!(
+                "with `backend = \"disk\"` a plugin is replaced at a start\nhint: change the file, then `millrace stop {0}` and \
+                 `millrace run {0}`: nothing is lost in between",
+                self.pipeline.file.display()
+            )));
+        }
+        let running = self.running(&request.operator, node);
+        let id = self.reserve(&request.operator, &request.by, running.plugin.clone(), is_rollback)?;
+        let (operator, shadow) = (request.operator.clone(), request.shadow);
+        match self.prepare(id, request, node, &running) {
+            Ok(candidate) => {
+                let order = SwapOrder { candidate: Arc::new(candidate), operator, shadow };
+                if self.orders.send(Order::Swap(order)).is_err() {
+                    return Err(self.refuse(id, "the run is ending".to_owned()));
+                }
+                Ok(self.record(id))
+            }
+            Err(reason) => Err(self.refuse(id, reason)),
+        }
+    }
+
+    /// Everything that can be known of it before it runs.
+    fn prepare(&self, id: u64, request: SwapRequest, node: &Node, running: &Running) -> Result<Candidate, String> {
+        let operator = &request.operator;
+        let config = configure(&running.plugin.config, &request.config)?;
+        let bytes = match request.bytes {
+            Some(bytes) => bytes,
+            None => {
+                let kept = self.runtime.block_on(self.store.get_plugin(&running.plugin.sha256));
+                kept.map_err(|e| e.to_string())?.to_vec()
+            }
+        };
+        let artifact = Artifact::from_bytes(&node.spec.plugin, bytes.clone(), None).map_err(|e| e.to_string())?;
+        if let Some(wanted) = request.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(artifact.digest())) {
+            return Err(format!(
+                "its sha256 is {}, and {wanted} was said\nhint: is it the file that was meant, and did all of it arrive?",
+                artifact.digest()
+            ));
+        }
+        if artifact.kind() != artifact::Kind::Aggregation {
+            return Err(format!("it is a {} plugin, and `{operator}` needs an aggregation", artifact.kind().name()));
+        }
+        if artifact.digest() == running.plugin.sha256 && config == running.plugin.config {
+            return Err(format!("it is what `{operator}` runs, with the same configuration: there is nothing to do"));
+        }
+        let spec = self.pipeline.plugins.get(&node.spec.plugin);
+        let limits = spec.map(|spec| spec.limits(self.pipeline.memory_share_bytes())).unwrap_or_default();
+        let engine = self.engine()?;
+        let factory = WasmFactory::new(engine, &node.spec.plugin, &artifact, limits).map_err(|e| e.to_string())?;
+        let factory: Arc<dyn AggregatorFactory> = Arc::new(factory);
+        let info = factory.info().clone();
+        if info.name != running.plugin.name && !request.replace {
+            return Err(format!(
+                "it calls itself `{}`, and `{operator}` runs `{}`: is it the file that was meant?\nhint: `--replace` if a plugin \
+                 of another name is to take over its state",
+                info.name, running.plugin.name
+            ));
+        }
+        let offered = columns::offered_schema(&node.input, &node.spec.columns);
+        let mut instance = factory.open(&config, &offered).map_err(|e| e.to_string())?;
+        let signature = instance.signature().clone();
+        let (output, wrong) = columns::check_signature(&node.spec, &node.input, &signature);
+        if let Some(wrong) = wrong.first() {
+            let hints: Vec<String> = wrong.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
+            return Err(format!("{}{}", wrong.message, hints.concat()));
+        }
+        let output = output.unwrap_or_default();
+        if output != node.output {
+            return Err(other_output(&self.pipeline, operator, &node.output, &output));
+        }
+        let to = Version {
+            name: info.name.clone(),
+            version: info.version.clone(),
+            sha256: factory.digest().to_owned(),
+            config: config.clone(),
+        };
+        let is_same = signature.state == running.state && config == running.plugin.config;
+        let origin = (!is_same).then(|| StateOrigin {
+            name: running.plugin.name.clone(),
+            version: running.plugin.version.clone(),
+            config: running.plugin.config.clone(),
+            state: running.state.clone(),
+        });
+        if let Some(origin) = &origin {
+            let none: Vec<ArrayRef> =
+                origin.state.fields.iter().map(|f| new_empty_array(&f.data_type.to_arrow())).collect();
+            let migrated = instance.migrate(origin, &none).map_err(|e| e.to_string())?;
+            if migrated.is_none() {
+                return Err(format!("{}{}", refused(origin, &signature.state), self.choices(operator)));
+            }
+        }
+        drop(instance);
+        let kept = self.runtime.block_on(self.store.put_plugin(factory.digest(), bytes.into()));
+        kept.map_err(|e| e.to_string())?;
+        if let Some(record) = self.history.lock().get_mut(id) {
+            record.to = to.clone();
+            record.state = Some(if origin.is_none() { "taken over" } else { "migrated" }.to_owned());
+        }
+        let accepted = Running { plugin: to.clone(), state: signature.state.clone(), output: signature.output.clone() };
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, accepted);
+        info!(operator = %operator, id, name = to.name, version = to.version, sha256 = to.sha256, by = request.by, "swap: checked");
+        let key: Vec<Field> = node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect();
+        let comparison = request
+            .shadow
+            .map(|shadow| Comparison::new(key, running.output.clone(), signature.output.clone(), shadow.tolerance));
+        let wanted = columns::wanted_columns(&node.input, &node.spec.columns, &signature.input);
+        let input = wanted.map(|(index, field)| InputColumn { index, field: field.clone() }).collect();
+        let open: OpenShared = {
+            let (factory, config, offered) = (Arc::clone(&factory), config.clone(), offered.clone());
+            Arc::new(move || factory.open(&config, &offered))
+        };
+        Ok(Candidate {
+            id,
+            plugin: PluginRef {
+                name: to.name,
+                version: to.version,
+                sha256: to.sha256,
+                config: config.clone(),
+                in_file: None,
+            },
+            state: signature.state,
+            open,
+            recorder: self.recorder(operator, node, factory, config, offered),
+            input,
+            origin,
+            comparison,
+            is_over: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    fn recorder(
+        &self,
+        operator: &str,
+        node: &Node,
+        factory: Arc<dyn AggregatorFactory>,
+        config: String,
+        offered: Schema,
+    ) -> Box<dyn Fn() -> Option<Recorder> + Send + Sync> {
+        let (captures, pipeline) = (Arc::clone(&self.captures), self.pipeline.clone());
+        let (operator, plugin) = (operator.to_owned(), node.spec.plugin.clone());
+        Box::new(move || {
+            let recorded = Recorded {
+                kind: Kind::Aggregation,
+                node: &operator,
+                plugin: &plugin,
+                info: factory.info(),
+                digest: factory.digest(),
+                limits: factory.limits(),
+                config: &config,
+                offered: &offered,
+            };
+            Recorder::new(&captures, &pipeline, &recorded)
+        })
+    }
+
+    /// What can be done instead where the state cannot be taken over.
+    fn choices(&self, operator: &str) -> String {
+        let file = self.pipeline.file.display();
+        format!(
+            "\nhint: let it take the old state (`migrate`; in the SDK `#[state(default)]` on a new field, `#[migrate(from = …)]` for \
+             the rest), or give up the state of the open windows: change the file, `millrace stop {file}`, \
+             `millrace run {file} --drop-state {operator}`"
+        )
+    }
+}
+
+impl Control for Controller {
+    fn swap(&self, request: SwapRequest) -> Result<SwapRecord, Refused> {
+        if request.bytes.is_none() && request.config.is_empty() {
+            return Err(Refused::Invalid("neither a plugin nor a configuration: there is nothing to do".to_owned()));
+        }
+        self.begin(request, false)
+    }
+
+    fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused> {
+        self.node(operator)?;
+        let last = {
+            let history = self.history.lock();
+            let of = |record: &&SwapRecord| record.operator == operator && record.phase.is_active();
+            history.iter().rev().find(of).cloned()
+        };
+        let Some(last) = last else {
+            return Err(Refused::Conflict(format!("`{operator}` runs what it ran at first: there is nothing to go back to")));
+        };
+        if last.phase == Phase::Probation {
+            let order = Order::RollBack { operator: operator.to_owned(), why: format!("asked for by {by}") };
+            return match self.orders.send(order) {
+                Ok(()) => Ok(last),
+                Err(_) => Err(Refused::Conflict("the run is ending".to_owned())),
+            };
+        }
+        let bytes = self.runtime.block_on(self.store.get_plugin(&last.from.sha256));
+        let bytes = bytes.map_err(|e| Refused::Invalid(format!("the former version is not kept any more: {e}")))?;
+        let former: Map<String, Value> = serde_json::from_str(&last.from.config).unwrap_or_default();
+        let config = former.into_iter().map(|(key, value)| (key, value.to_string())).collect();
+        let request = SwapRequest {
+            operator: operator.to_owned(),
+            bytes: Some(bytes.to_vec()),
+            sha256: Some(last.from.sha256.clone()),
+            config,
+            replace: true,
+            shadow: None,
+            by: by.to_owned(),
+        };
+        self.begin(request, true)
+    }
+
+    fn swaps(&self) -> Vec<SwapRecord> {
+        self.history.lock().iter().cloned().collect()
+    }
+
+    fn stop(&self, by: &str) -> Result<(), Refused> {
+        info!(by, "stopping: asked for");
+        self.orders.send(Order::Stop).map_err(|_| Refused::Conflict("the run is ending".to_owned()))
+    }
+
+    fn savepoint(&self, folder: &str, by: &str) -> Result<u64, Refused> {
+        let Some(write) = &self.savepoint else {
+            return Err(Refused::Invalid("this run takes no savepoints".to_owned()));
+        };
+        if !self.history.is_open() {
+            return Err(Refused::Conflict("the run is starting or ending: nothing can be saved now".to_owned()));
+        }
+        info!(by, folder, "taking a savepoint");
+        let (reply, answer) = bounded(1);
+        let (write, folder) = (Arc::clone(write), folder.to_owned());
+        let work = Box::new(move |number, checkpoint: &Checkpoint| write(&folder, number, checkpoint));
+        let ending = || Refused::Conflict("the run is ending".to_owned());
+        self.orders.send(Order::Savepoint { work, reply }).map_err(|_| ending())?;
+        answer.recv().map_err(|_| ending())?.map_err(Refused::Invalid)
+    }
+}
+
+impl Node {
+    fn of(node: &AggregationNode) -> Result<Self, String> {
+        let info = node.factory.info();
+        let instance = node.factory.open(&node.spec.config, &offered_to_plugin(node)).map_err(|e| e.to_string())?;
+        let signature = instance.signature();
+        let plugin = Version {
+            name: info.name.clone(),
+            version: info.version.clone(),
+            sha256: node.factory.digest().to_owned(),
+            config: node.spec.config.clone(),
+        };
+        Ok(Self {
+            spec: node.spec.clone(),
+            input: node.input.clone(),
+            output: node.output.clone(),
+            first: Running { plugin, state: signature.state.clone(), output: signature.output.clone() },
+        })
+    }
+}
+
+/// The running configuration with some of it changed: values are JSON, or else text.
+fn configure(running: &str, changes: &[(String, String)]) -> Result<String, String> {
+    if changes.is_empty() {
+        return Ok(running.to_owned());
+    }
+    let mut config: Map<String, Value> =
+        serde_json::from_str(running).map_err(|e| format!("the running configuration is no JSON object: {e}"))?;
+    for (key, value) in changes {
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.clone()));
+        config.insert(key.clone(), value);
+    }
+    Ok(Value::Object(config).to_string())
+}
+
+fn other_output(pipeline: &Pipeline, operator: &str, now: &Schema, new: &Schema) -> String {
+    let lacks = |of: &Schema, other: &Schema| -> Vec<String> {
+        of.fields.iter().filter(|f| other.field(&f.name) != Some(*f)).map(|f| format!("`{f}`")).collect()
+    };
+    let (gone, come) = (lacks(now, new), lacks(new, now));
+    let list = |what: &str, columns: Vec<String>| match columns.is_empty() {
+        true => String::new(),
+        false => format!("; {what} {}", columns.join(", ")),
+    };
+    let file = pipeline.file.display();
+    format!(
+        "its results have other columns than those that `{operator}` gives{}{}\nhint: columns of a running pipeline do not \
+         change; change the file, then `millrace plan {file}`, `millrace stop {file}`, `millrace run {file}`: sinks with `evolve = \
+         \"add-columns\"` gain new columns at the start",
+        list("it lacks", gone),
+        list("new are", come)
+    )
+}
+
+pub fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Preparing => "preparing",
+        Phase::Attaching => "attaching",
+        Phase::Warming => "warming",
+        Phase::Shadowing => "shadowing",
+        Phase::Exchanging => "exchanging",
+        Phase::Probation => "probation",
+        Phase::Done => "done",
+        Phase::Refused => "refused",
+        Phase::Failed => "failed",
+        Phase::Discarded => "discarded",
+        Phase::RolledBack => "rolled back",
+    }
+}

@@ -1,0 +1,454 @@
+//! The versions of one task's plugin: the active one, whose results count, and at most one beside it.
+//!
+//! ```text
+//!                 ┌─▶ active ───────▶ results
+//!   what is told ─┤
+//!                 └─▶ companion ····▶ withheld, or compared          (a thread of its own, behind a queue)
+//! ```
+//!
+//! Both are told the same about the same slots, in the same order, so at any point of that order either can be the
+//! active one: two versions change places by exchanging roles, and nothing is replayed or rewound.
+//!
+//! - A **candidate** gets a copy of the state (through its `migrate` where it must), and what comes after it. It is never
+//!   waited for beyond its share of time; if it fails, it is gone, and that is all.
+//! - A **fallback** is the version that ran before. While there is one, the active version's first failure is its last:
+//!   the fallback takes over in the middle of the call that failed, which is made again on it.
+//!
+//! Rows that the active version refuses are not told to the companion: each event is either counted or in the dead
+//! letters. Rows that only the companion refuses are kept, and go to the dead letters if it takes over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use arrow_array::ArrayRef;
+use crossbeam_channel::Sender;
+use millrace_core::checkpoint::PluginRef;
+use millrace_core::due::Assembly;
+use millrace_core::schema::Schema;
+use millrace_core::window::Window;
+use tracing::{info, warn};
+
+use super::accumulator::{Accumulator, OpenInstance};
+use super::aggregate_task::{InputColumn, Pending};
+use super::failures::FailedRow;
+use super::message::{Event, RunError, TaskId};
+use super::recorder::{PlaceOf, Recorder};
+use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
+
+pub mod companion;
+pub mod shadow;
+pub mod withheld;
+
+use companion::{Asked, AskedGroup, Command, Companion, Role, Yielded};
+use shadow::Comparison;
+use withheld::Withheld;
+
+/// 0: what ran when the run began; others: the id of the swap that brought it.
+pub type VersionId = u64;
+
+/// Makes instances for any task.
+pub type OpenShared = Arc<dyn Fn() -> Result<Box<dyn crate::plugin::Aggregator>, PluginError> + Send + Sync>;
+
+/// A version that is to run beside the active one, as all tasks of the operator get it.
+pub struct Candidate {
+    pub id: VersionId,
+    pub plugin: PluginRef,
+    pub state: Schema,
+    pub open: OpenShared,
+    pub recorder: Box<dyn Fn() -> Option<Recorder> + Send + Sync>,
+    pub input: Vec<InputColumn>,
+    /// what its state is made from; none: it is taken over as it is
+    pub origin: Option<StateOrigin>,
+    /// its results are compared
+    pub comparison: Option<Comparison>,
+    /// tasks let go of it, or of the version that it took over from
+    pub is_over: Arc<AtomicBool>,
+}
+
+/// What of a task's plugin can change places with another.
+pub struct Version {
+    pub id: VersionId,
+    pub accumulator: Accumulator,
+    pub input: Vec<InputColumn>,
+}
+
+/// The fallback has taken over.
+pub struct Fallen {
+    /// the version that failed
+    pub from: VersionId,
+    pub reason: String,
+    pub taken: Taken,
+}
+
+/// What a companion had kept when it took over.
+#[derive(Default)]
+pub struct Taken {
+    pub withheld: Withheld,
+    pub refused: Vec<FailedRow>,
+}
+
+pub struct Versions {
+    task: TaskId,
+    events: Sender<Event>,
+    active: Version,
+    companion: Option<Companion>,
+    /// exported by the active version, and to be by its companion
+    exporting: Vec<(i64, Vec<u32>)>,
+    fallen: Option<Fallen>,
+    /// of versions that were active before
+    exchanges_before: u64,
+}
+
+impl Versions {
+    pub fn new(task: TaskId, events: Sender<Event>, accumulator: Accumulator, input: Vec<InputColumn>) -> Self {
+        Self {
+            task,
+            events,
+            active: Version { id: 0, accumulator, input },
+            companion: None,
+            exporting: Vec::new(),
+            fallen: None,
+            exchanges_before: 0,
+        }
+    }
+
+    pub fn id(&self) -> VersionId {
+        self.active.id
+    }
+
+    pub fn signature(&self) -> &Signature {
+        self.active.accumulator.signature()
+    }
+
+    /// Whether a copy of what there is runs beside it, and may take over.
+    pub fn has_candidate(&self) -> bool {
+        self.companion.as_ref().is_some_and(|companion| companion.role == Role::Candidate)
+    }
+
+    /// See [`Accumulator::exchanges`].
+    pub fn exchanges(&self) -> u64 {
+        self.exchanges_before + self.active.accumulator.exchanges()
+    }
+
+    /// The active version has failed, and the fallback has taken over, since the last call.
+    pub fn take_fallen(&mut self) -> Option<Fallen> {
+        self.fallen.take()
+    }
+
+    pub fn has_fallen(&self) -> bool {
+        self.fallen.is_some()
+    }
+
+    /// Puts a version beside the active one. To be called right after everything was exported.
+    pub fn attach(&mut self, candidate: &Arc<Candidate>, node: &NodeParts<'_>, warm_until_ms: Option<i64>) {
+        self.part();
+        let state = self.active.accumulator.copy();
+        let total = self.active.accumulator.total_slots();
+        let candidate = Arc::clone(candidate);
+        let accumulator = node.accumulator(&candidate);
+        let companion =
+            Companion::candidate(&self.task, &self.events, candidate, accumulator, state, total, warm_until_ms);
+        match companion {
+            Ok(companion) => self.companion = Some(companion),
+            Err((version, reason)) => {
+                // whoever asked for it hears why; nothing has changed
+                let _ = self.events.send(Event::GaveUp { task: self.task.clone(), version, reason });
+            }
+        }
+    }
+
+    /// Makes a version the active one; whether it is. `keep`: the former one stays as fallback.
+    pub fn exchange(&mut self, to: VersionId, keep: Option<&Arc<AtomicBool>>) -> Result<Option<Taken>, RunError> {
+        if self.active.id == to {
+            return Ok(None);
+        }
+        let Some(companion) = self.companion.take_if(|companion| companion.id == to) else { return Ok(None) };
+        let Some(Yielded { version, taken }) = companion.take_over() else { return Ok(None) };
+        self.exchanges_before += self.active.accumulator.exchanges() + 1;
+        let mut former = std::mem::replace(&mut self.active, version);
+        self.active.accumulator.set_strict(false);
+        if let Some(is_over) = keep {
+            former.accumulator.set_strict(true);
+            match Companion::fallback(&self.task, &self.events, former, Arc::clone(is_over)) {
+                Ok(companion) => {
+                    self.active.accumulator.set_strict(true);
+                    self.companion = Some(companion);
+                }
+                Err(reason) => warn!(task = %self.task, "there will be no way back by itself: {reason}"),
+            }
+        }
+        Ok(Some(taken))
+    }
+
+    /// The active version's failures are dealt with as usual from now on; its fallback stays until it is told.
+    pub fn seal(&mut self) {
+        self.active.accumulator.set_strict(false);
+    }
+
+    /// Lets go of the companion.
+    fn part(&mut self) {
+        self.companion = None;
+        self.active.accumulator.set_strict(false);
+    }
+
+    /// Lets go of it to have its memory.
+    pub fn give_up(&mut self, reason: &str) {
+        if let Some(companion) = self.companion.take() {
+            let (task, version) = (self.task.clone(), companion.id);
+            warn!(%task, "{reason}");
+            let _ = self.events.send(Event::GaveUp { task, version, reason: reason.to_owned() });
+        }
+        self.part();
+    }
+
+    /// A call on the active version, or, if it dies of it, on its fallback.
+    fn call<T>(&mut self, call: impl Fn(&mut Version) -> Result<T, RunError>) -> Result<T, RunError> {
+        match call(&mut self.active) {
+            Err(RunError::Version(reason)) => {
+                self.fall_back(reason);
+                call(&mut self.active)
+            }
+            other => other,
+        }
+    }
+
+    /// The fallback takes over; if it cannot, the failed version is treated as any other.
+    fn fall_back(&mut self, reason: String) {
+        self.active.accumulator.set_strict(false);
+        let companion = self.companion.take().filter(|companion| companion.role == Role::Fallback);
+        let Some(Yielded { version, taken }) = companion.and_then(Companion::take_over) else {
+            warn!(task = %self.task, "the former version cannot take over: it runs no more");
+            return;
+        };
+        warn!(task = %self.task, from = self.active.id, to = version.id, "{reason}; the former version takes over");
+        self.exchanges_before += self.active.accumulator.exchanges() + 1;
+        let failed = std::mem::replace(&mut self.active, version);
+        self.active.accumulator.set_strict(false);
+        // a run that is over has no receiver left
+        let _ = self.events.send(Event::FellBack {
+            task: self.task.clone(),
+            version: failed.id,
+            reason: reason.clone(),
+        });
+        self.fallen = Some(Fallen { from: failed.id, reason, taken });
+    }
+
+    fn tell(&mut self, command: impl FnOnce() -> Command) {
+        let Some(companion) = &mut self.companion else { return };
+        if companion.tell(command()).is_err() {
+            let (role, id) = (companion.role, companion.id);
+            info!(task = %self.task, version = id, "{} runs no more", role.name());
+            self.part();
+        }
+    }
+
+    /// Rows that were refused, by their place among the pending ones, ascending.
+    pub fn update(
+        &mut self,
+        pending: &Arc<Vec<Pending>>,
+        slots: &[u32],
+        total: u32,
+        place: PlaceOf<'_>,
+    ) -> Result<Vec<Rejected>, RunError> {
+        let rejected = self.call(|version| {
+            let columns = Pending::gather(pending, &version.input)?;
+            version.accumulator.update(columns, slots, total, place)
+        })?;
+        if self.companion.is_some() {
+            let (pending, slots) = (Arc::clone(pending), slots.to_vec());
+            let refused: Vec<u32> = rejected.iter().map(|r| r.row).collect();
+            self.tell(|| Command::Update { pending, slots, refused, total });
+        }
+        Ok(rejected)
+    }
+
+    pub fn fold(&mut self, sources: Vec<u32>, targets: Vec<u32>) -> Result<(), RunError> {
+        self.call(|version| version.accumulator.fold(sources.clone(), targets.clone()))?;
+        self.tell(|| Command::Fold { sources, targets });
+        Ok(())
+    }
+
+    pub fn combine(&mut self, sources: &[u32], targets: &[u32]) -> Result<(), RunError> {
+        self.call(|version| version.accumulator.combine(sources, targets))?;
+        self.tell(|| Command::Combine { sources: sources.to_vec(), targets: targets.to_vec() });
+        Ok(())
+    }
+
+    pub fn reset(&mut self, slots: &[u32]) -> Result<(), RunError> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        self.call(|version| version.accumulator.reset(slots))?;
+        self.tell(|| Command::Reset { slots: slots.to_vec() });
+        Ok(())
+    }
+
+    pub fn export(&mut self, bucket_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
+        let chunks = self.call(|version| version.accumulator.export(bucket_start_ms, slots))?;
+        if self.companion.is_some() {
+            self.exporting.push((bucket_start_ms, slots.to_vec()));
+        }
+        Ok(chunks)
+    }
+
+    /// What was exported so far is not of the version that is active now.
+    pub fn export_anew(&mut self) {
+        self.exporting.clear();
+    }
+
+    /// See [`Accumulator::exported`].
+    pub fn exported(&mut self, buckets: &[i64]) {
+        self.active.accumulator.exported(buckets.iter().copied());
+        let exporting = std::mem::take(&mut self.exporting);
+        self.tell(|| Command::Export { buckets: exporting, all: buckets.to_vec() });
+    }
+
+    /// `loads`: see [`Accumulator::evaluate_assembled`]. `shared`: the slots hold what windows share; none: that is gone.
+    pub fn evaluate(
+        &mut self,
+        assembly: &Assembly,
+        loads: &[(Vec<ArrayRef>, Vec<u32>)],
+        windows: &[WindowUs],
+        is_final: bool,
+        is_shared: bool,
+    ) -> Result<Option<OutputRows>, RunError> {
+        self.call(|version| match is_shared {
+            true => version.accumulator.evaluate_shared(assembly, windows, is_final),
+            false => version.accumulator.evaluate_assembled(assembly, loads, windows, is_final).map(Some),
+        })
+    }
+
+    /// Has the companion say the same: what it would have given is withheld, or compared.
+    pub fn beside(&mut self, ask: impl FnOnce() -> (Asked, Vec<AskedGroup>)) {
+        self.tell(|| {
+            let (asked, groups) = ask();
+            Command::Evaluate(Box::new(asked), groups)
+        });
+    }
+
+    pub fn has_companion(&self) -> bool {
+        self.companion.is_some()
+    }
+
+    /// Rows of windows that are no more have been deleted.
+    pub fn deleted(&mut self, windows: impl FnOnce() -> Vec<(Vec<u8>, Window)>) {
+        if let Some(fallen) = &mut self.fallen {
+            windows().iter().for_each(|(key, window)| fallen.taken.withheld.remove(key, *window));
+            return;
+        }
+        self.tell(|| Command::Delete(windows()));
+    }
+
+    /// Of results that are given by the version which took over in the middle of giving them.
+    pub fn given_anew<'a>(&mut self, groups: impl Iterator<Item = (&'a [u8], Window)>) {
+        if let Some(fallen) = &mut self.fallen {
+            groups.for_each(|(key, window)| fallen.taken.withheld.remove(key, window));
+        }
+    }
+
+    pub fn restore(
+        &mut self,
+        bucket_start_ms: i64,
+        columns: Vec<ArrayRef>,
+        slots: Vec<u32>,
+        total: u32,
+    ) -> Result<(), RunError> {
+        self.active.accumulator.restore(bucket_start_ms, columns, slots, total)
+    }
+
+    pub fn is_of_constant_size(&mut self, pairs: &[(u32, u32)], borrowed: &[u32]) -> Result<bool, RunError> {
+        self.call(|version| version.accumulator.is_of_constant_size(pairs, borrowed))
+    }
+
+    /// See [`Accumulator::state`]: only where there is never a companion (state on disk).
+    pub fn state(&mut self, slots: &[u32], chunk_bytes: u64) -> Result<Vec<StateChunk>, RunError> {
+        self.call(|version| version.accumulator.state(slots, chunk_bytes))
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.active.accumulator.is_full()
+    }
+
+    pub fn renew(&mut self) -> Result<(), RunError> {
+        self.active.accumulator.renew()
+    }
+
+    pub fn kept_bytes(&self) -> usize {
+        self.active.accumulator.kept_bytes()
+    }
+
+    pub fn memory_bytes(&self) -> u64 {
+        self.active.accumulator.memory_bytes()
+    }
+
+    pub fn companion_memory_bytes(&self) -> u64 {
+        self.companion.as_ref().map_or(0, Companion::memory_bytes)
+    }
+
+    pub fn grow(&mut self, total: u32) {
+        self.active.accumulator.grow(total);
+        // the companion learns of it with each call
+    }
+
+    pub fn total_slots(&self) -> u32 {
+        self.active.accumulator.total_slots()
+    }
+
+    pub fn size(&mut self) -> Result<u64, RunError> {
+        self.call(|version| version.accumulator.size())
+    }
+
+    pub fn give_memory_back(&mut self) -> Result<(), RunError> {
+        self.call(|version| version.accumulator.give_memory_back())
+    }
+
+    pub fn holds_too_much(&mut self) -> Result<bool, RunError> {
+        self.call(|version| version.accumulator.holds_too_much())
+    }
+}
+
+/// What an accumulator needs of the task, besides the plugin.
+pub struct NodeParts<'a> {
+    pub node: &'a Arc<str>,
+    pub kept_bytes_max: usize,
+    pub stats: &'a Arc<super::stats::NodeStats>,
+    pub consecutive_limit: u64,
+}
+
+impl NodeParts<'_> {
+    fn accumulator(
+        &self,
+        candidate: &Arc<Candidate>,
+    ) -> impl FnOnce() -> Result<Accumulator, PluginError> + Send + use<> {
+        let (node, stats) = (Arc::clone(self.node), Arc::clone(self.stats));
+        let (kept_bytes_max, consecutive_limit) = (self.kept_bytes_max, self.consecutive_limit);
+        let candidate = Arc::clone(candidate);
+        move || {
+            let plugin = (candidate.open)()?;
+            let shared = Arc::clone(&candidate.open);
+            let open: OpenInstance = Box::new(move || shared());
+            let recorder = (candidate.recorder)();
+            let mut accumulator =
+                Accumulator::new(node, plugin, open, kept_bytes_max, stats, recorder, consecutive_limit);
+            accumulator.set_strict(true);
+            Ok(accumulator)
+        }
+    }
+}
+
+/// Whether the run has said that it is over.
+fn is_over(flag: &AtomicBool) -> bool {
+    flag.load(Relaxed)
+}
+
+/// Why another version's state is not taken over.
+pub fn refused(origin: &StateOrigin, now: &Schema) -> String {
+    let list = |schema: &Schema| schema.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    format!(
+        "its `migrate` does not take the state of {} {}: that was ({}), its own is ({})",
+        origin.name,
+        origin.version,
+        list(&origin.state),
+        list(now)
+    )
+}
