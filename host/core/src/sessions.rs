@@ -367,7 +367,8 @@ impl Sessions {
 
     /// As if an event that changes no edge had come into each session that has a result.
     pub fn touch_all(&mut self, watermark_ms: Option<i64>) {
-        let of = |(slot, session): (u32, &Option<Session>)| (session.is_some() && self.slots.is_live(slot)).then_some(slot);
+        let of =
+            |(slot, session): (u32, &Option<Session>)| (session.is_some() && self.slots.is_live(slot)).then_some(slot);
         let slots: Vec<u32> = (0_u32..).zip(&self.sessions).filter_map(of).collect();
         for slot in slots {
             self.slots.touch_again(slot);

@@ -27,10 +27,10 @@ use crate::runtime::edge::{Exchange, Inbox, Output, Received, connect};
 use crate::runtime::failures::Failures;
 use crate::runtime::memory::Memory;
 use crate::runtime::message::{END_OF_TIME, Event, Message, RunError, TaskId};
-use crate::runtime::versions::Versions;
 use crate::runtime::read_state::own_groups;
 use crate::runtime::run::{AggregationNode, input_columns, offered_to_plugin, windows};
 use crate::runtime::stats::NodeStats;
+use crate::runtime::versions::Versions;
 use crate::spec::model::{OnError, WindowSpec};
 
 /// Inputs kept to bring a failed instance back: more than any case has.

@@ -287,7 +287,7 @@ impl Accumulator {
         match evaluate(&mut *self.plugin, self.total_slots) {
             Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => {
-                self.bring_back(&error)?;
+                self.bring_back(&error.to_string())?;
                 Ok(None)
             }
             other => Ok(Some(other?)),
@@ -380,7 +380,7 @@ impl Accumulator {
             Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => {
                 let captured = self.record_call(&error, asked);
-                self.bring_back(&error)?;
+                self.bring_back(&error.to_string())?;
                 call(&mut *self.plugin, self.total_slots)
                     .map_err(|again| with_command(plugin_at_fault(&again), captured.as_deref()))
             }
@@ -388,7 +388,13 @@ impl Accumulator {
         }
     }
 
-    fn bring_back(&mut self, why: &PluginError) -> Result<(), RunError> {
+    /// After a failure in strict mode: no other version takes over.
+    pub fn revive(&mut self, why: &str) -> Result<(), RunError> {
+        self.set_strict(false);
+        self.bring_back(why)
+    }
+
+    fn bring_back(&mut self, why: &str) -> Result<(), RunError> {
         self.stats.plugin_failures_total.fetch_add(1, Relaxed);
         self.failures += 1;
         if self.failures >= self.consecutive_limit {
@@ -432,7 +438,7 @@ impl Accumulator {
         slots: &[u32],
         place: PlaceOf<'_>,
     ) -> Result<Vec<Rejected>, RunError> {
-        self.bring_back(error)?;
+        self.bring_back(&error.to_string())?;
         let mut groups = slots.to_vec();
         groups.sort_unstable();
         groups.dedup();

@@ -363,7 +363,9 @@ impl Control for Controller {
             history.iter().rev().find(of).cloned()
         };
         let Some(last) = last else {
-            return Err(Refused::Conflict(format!("`{operator}` runs what it ran at first: there is nothing to go back to")));
+            return Err(Refused::Conflict(format!(
+                "`{operator}` runs what it ran at first: there is nothing to go back to"
+            )));
         };
         if last.phase == Phase::Probation {
             let order = Order::RollBack { operator: operator.to_owned(), why: format!("asked for by {by}") };

@@ -197,14 +197,21 @@ impl Coordinator {
                 if full.is_none() && self.stops_when_full {
                     full = self.stats.status.memory.full();
                 }
-                if stopping || full.is_some() {
+                let ends = stopping || full.is_some();
+                let all_read = !self.sources.is_empty() && at_end.len() == self.sources.len();
+                let one_more = (ends || all_read) && !self.swaps.wind_down();
+                if one_more {
+                    // tasks that end cannot be asked twice: they must be of one mind before
+                } else if ends {
                     last = Some((Reason::Stop, Finished::Stopped));
-                } else if !self.sources.is_empty() && at_end.len() == self.sources.len() {
+                } else if all_read {
                     let reason = if self.keep_open { Reason::Stop } else { Reason::Drained };
                     last = Some((reason, Finished::ReachedEnd));
                 }
                 let swap = self.swaps.wants_barrier(self.clock.now_ms());
-                if let Some((reason, _)) = last {
+                if one_more {
+                    in_flight = Some(self.trigger(Reason::Periodic)?);
+                } else if let Some((reason, _)) = last {
                     in_flight = Some(self.trigger(reason)?);
                 } else if let Some(number) = savepoint_at {
                     // nothing else is written until it is complete
@@ -392,7 +399,9 @@ impl Coordinator {
                 }
                 Part::Operator(part) => self.operator_part(&mut next, task, part),
                 Part::Stateless => {}
-                Part::Sink(part) if has_carried => merge_later(prepared.entry(task.node.to_string()).or_default(), part),
+                Part::Sink(part) if has_carried => {
+                    merge_later(prepared.entry(task.node.to_string()).or_default(), part)
+                }
                 Part::Sink(part) => merge_prepared(prepared.entry(task.node.to_string()).or_default(), part),
             }
         }

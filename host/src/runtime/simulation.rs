@@ -23,6 +23,7 @@
 //! | [`process`] | steps, and what befalls a process |
 //! | [`store`], [`source`], [`table`] | the world as a process reaches it |
 //! | [`pipeline`], [`fragile`] | the parts of a run; its plugin |
+//! | [`swapper`] | replaces the plugin now and then |
 //! | [`oracle`] | the brute-force model |
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 use millrace_core::checkpoint::Reason;
+use millrace_core::swap::{Phase, SwapRecord};
 
 use super::coordinator::Finished;
 use super::message::RunError;
@@ -50,6 +52,7 @@ mod random;
 mod script;
 mod source;
 mod store;
+mod swapper;
 mod table;
 mod world;
 
@@ -64,16 +67,26 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[test]
 fn no_event_is_lost_or_counted_twice_by_deaths_and_restarts() {
     let struck: Arc<Mutex<BTreeSet<(Place, bool)>>> = Arc::default();
-    let at = Arc::clone(&struck);
+    let swaps: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let (at, seen) = (Arc::clone(&struck), Arc::clone(&swaps));
     let seeds = for_each_seed(USUAL, move |seed| {
         let world = Arc::new(World::new(Script::new(seed)));
         live_to_the_end(&world, 0)?;
         let killed = |t: &&Turn| matches!(t.twist, Twist::DieBefore | Twist::DieAfter);
         lock(&at).extend(lock(&world.struck).iter().filter(killed).map(|t| (t.place, t.twist == Twist::DieAfter)));
+        lock(&seen).extend(
+            lock(&world.published).iter().filter_map(|r| r.checkpoint()).flat_map(|c| c.swaps.iter().map(fate)),
+        );
         oracle::check(&world)
     });
-    // none of it means anything if processes are not killed before and after every kind of step
+    // none of it means anything if processes are not killed before and after every kind of step, and swaps do not go every way
     if seeds == USUAL {
+        let swaps = lock(&swaps);
+        let fates =
+            ["Done", "RolledBack", "RolledBack by itself", "RolledBack, results given again", "Failed", "Discarded"];
+        for fate in fates {
+            assert!(swaps.contains(fate), "no swap was {fate}: {swaps:?}");
+        }
         let everywhere = Place::ALL.into_iter().flat_map(|place| [(place, false), (place, true)]);
         assert_eq!(*lock(&struck), everywhere.collect());
     }
@@ -146,8 +159,24 @@ fn a_partition_found_while_running_is_read_from_its_beginning() {
     });
 }
 
+fn fate(swap: &SwapRecord) -> String {
+    let given_again = swap.rollback.as_ref().is_some_and(|corrections| corrections.given_again > 0);
+    match swap.phase {
+        Phase::RolledBack if given_again => "RolledBack, results given again".to_owned(),
+        Phase::RolledBack if !swap.is_rollback => "RolledBack by itself".to_owned(),
+        phase => format!("{phase:?}"),
+    }
+}
+
 fn undisturbed(world: &World, number: usize) -> Life {
-    Life { faults_percent: 0, store_tries: 40, plugin_falls_percent: 0, turn: None, ..world.script.life(number) }
+    Life {
+        faults_percent: 0,
+        store_tries: 40,
+        plugin_falls_percent: 0,
+        swaps_percent: 0,
+        turn: None,
+        ..world.script.life(number)
+    }
 }
 
 fn has_stopped(world: &World, generation: u64) -> bool {

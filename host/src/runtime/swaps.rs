@@ -27,6 +27,8 @@ use super::versions::{Candidate, VersionId};
 /// Checkpoints at which the tasks may disagree, one after the other, before the run is ended.
 const DISAGREEMENTS_MAX: u32 = 3;
 
+const ENDED_TOO_EARLY: &str = "the run ended before it could take over";
+
 /// What a task is to do at a barrier.
 #[derive(Clone)]
 pub enum TaskOrder {
@@ -146,16 +148,28 @@ struct UnderWay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Requested,
-    Attaching { number: u64 },
+    Attaching {
+        number: u64,
+    },
     Warming,
-    Shadowing { until: Instant },
+    Shadowing {
+        until: Instant,
+    },
     Ready,
-    Exchanging { number: u64 },
-    Probation { until: Instant },
+    Exchanging {
+        number: u64,
+    },
+    Probation {
+        until: Instant,
+    },
     /// fallen back in a task, or asked for
     ToRollBack,
-    RollingBack { number: u64 },
-    Sealing { number: u64 },
+    RollingBack {
+        number: u64,
+    },
+    Sealing {
+        number: u64,
+    },
 }
 
 /// What a checkpoint at which a version has taken over changes in what the next ones say.
@@ -184,16 +198,7 @@ impl Swaps {
             of.entry(task.node.to_string()).or_default().insert(task.task);
         }
         let versions = desks.keys().map(|operator| (operator.clone(), 0)).collect();
-        Self {
-            desks,
-            tasks: of,
-            history,
-            under_way: None,
-            next: None,
-            probation,
-            disagreements: 0,
-            versions,
-        }
+        Self { desks, tasks: of, history, under_way: None, next: None, probation, disagreements: 0, versions }
     }
 
     pub fn request(&mut self, order: SwapOrder) {
@@ -210,7 +215,11 @@ impl Swaps {
 
     fn begin(&mut self, order: SwapOrder) {
         let former_version = self.versions.get(&order.operator).copied().unwrap_or_default();
-        info!(operator = order.operator, id = order.candidate.id, "swap: the new version is put beside the running one");
+        info!(
+            operator = order.operator,
+            id = order.candidate.id,
+            "swap: the new version is put beside the running one"
+        );
         self.history.update(order.candidate.id, |record| record.phase = Phase::Attaching);
         self.under_way = Some(UnderWay {
             order,
@@ -270,7 +279,11 @@ impl Swaps {
         }
         if under_way.order.candidate.id == version {
             match under_way.stage {
-                Stage::Requested | Stage::Attaching { .. } | Stage::Warming | Stage::Shadowing { .. } | Stage::Ready => {
+                Stage::Requested
+                | Stage::Attaching { .. }
+                | Stage::Warming
+                | Stage::Shadowing { .. }
+                | Stage::Ready => {
                     self.end(Phase::Failed, Some(reason.to_owned()));
                 }
                 // whether it has taken over is in the tasks' answers
@@ -454,7 +467,11 @@ impl Swaps {
             _ if version == under_way.former_version
                 && !matches!(
                     under_way.stage,
-                    Stage::Requested | Stage::Attaching { .. } | Stage::Warming | Stage::Shadowing { .. } | Stage::Ready
+                    Stage::Requested
+                        | Stage::Attaching { .. }
+                        | Stage::Warming
+                        | Stage::Shadowing { .. }
+                        | Stage::Ready
                 ) =>
             {
                 let mut corrections = Corrections::default();
@@ -483,6 +500,31 @@ impl Swaps {
         self.history.update(record.id, |place| *place = record);
     }
 
+    /// The run is about to end: tasks that end cannot be asked twice, so they must be of one mind before. Whether they are;
+    /// if not, a barrier is wanted.
+    pub fn wind_down(&mut self) -> bool {
+        if let Some(next) = self.next.take() {
+            self.history.update(next.candidate.id, |record| {
+                record.phase = Phase::Failed;
+                record.reason = Some(ENDED_TOO_EARLY.to_owned());
+            });
+        }
+        match self.under_way.as_mut().map(|under_way| &mut under_way.stage) {
+            None => true,
+            Some(Stage::Probation { until }) => {
+                *until = Instant::now();
+                false
+            }
+            Some(Stage::ToRollBack | Stage::Exchanging { .. } | Stage::RollingBack { .. } | Stage::Sealing { .. }) => {
+                false
+            }
+            Some(_) => {
+                self.end(Phase::Failed, Some(ENDED_TOO_EARLY.to_owned()));
+                true
+            }
+        }
+    }
+
     /// The run is over: nobody will hear of what is under way.
     pub fn close(&mut self) {
         self.history.open(false);
@@ -492,7 +534,7 @@ impl Swaps {
                     self.end(Phase::Done, Some("the run ended in its probation".to_owned()));
                 }
                 Stage::ToRollBack | Stage::RollingBack { .. } => self.end(Phase::RolledBack, None),
-                _ => self.end(Phase::Failed, Some("the run ended before it could take over".to_owned())),
+                _ => self.end(Phase::Failed, Some(ENDED_TOO_EARLY.to_owned())),
             }
         }
     }
@@ -528,7 +570,7 @@ pub fn restored(mut history: History) -> History {
         let Some(record) = history.get_mut(id) else { continue };
         let (phase, reason) = match record.phase {
             Phase::Probation => (Phase::Done, "the run ended in its probation"),
-            _ => (Phase::Failed, "the run ended before it could take over"),
+            _ => (Phase::Failed, ENDED_TOO_EARLY),
         };
         record.phase = phase;
         record.reason = Some(reason.to_owned());
@@ -538,9 +580,10 @@ pub fn restored(mut history: History) -> History {
 
 /// The plugin that runs from now on, and what the pipeline file gave.
 fn in_place_of(former: &OperatorState, plugin: &PluginRef) -> PluginRef {
-    let given = former.plugin.as_ref().map(|p| {
-        p.in_file.clone().unwrap_or_else(|| InFile { sha256: p.sha256.clone(), config: p.config.clone() })
-    });
+    let given = former
+        .plugin
+        .as_ref()
+        .map(|p| p.in_file.clone().unwrap_or_else(|| InFile { sha256: p.sha256.clone(), config: p.config.clone() }));
     let is_other = |file: &InFile| file.sha256 != plugin.sha256 || file.config != plugin.config;
     PluginRef { in_file: given.filter(is_other), ..plugin.clone() }
 }

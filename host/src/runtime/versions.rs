@@ -205,7 +205,7 @@ impl Versions {
     fn call<T>(&mut self, call: impl Fn(&mut Version) -> Result<T, RunError>) -> Result<T, RunError> {
         match call(&mut self.active) {
             Err(RunError::Version(reason)) => {
-                self.fall_back(reason);
+                self.fall_back(reason)?;
                 call(&mut self.active)
             }
             other => other,
@@ -213,24 +213,22 @@ impl Versions {
     }
 
     /// The fallback takes over; if it cannot, the failed version is treated as any other.
-    fn fall_back(&mut self, reason: String) {
+    fn fall_back(&mut self, reason: String) -> Result<(), RunError> {
         self.active.accumulator.set_strict(false);
         let companion = self.companion.take().filter(|companion| companion.role == Role::Fallback);
         let Some(Yielded { version, taken }) = companion.and_then(Companion::take_over) else {
             warn!(task = %self.task, "the former version cannot take over: it runs no more");
-            return;
+            return self.active.accumulator.revive(&reason);
         };
         warn!(task = %self.task, from = self.active.id, to = version.id, "{reason}; the former version takes over");
         self.exchanges_before += self.active.accumulator.exchanges() + 1;
         let failed = std::mem::replace(&mut self.active, version);
         self.active.accumulator.set_strict(false);
         // a run that is over has no receiver left
-        let _ = self.events.send(Event::FellBack {
-            task: self.task.clone(),
-            version: failed.id,
-            reason: reason.clone(),
-        });
+        let _ =
+            self.events.send(Event::FellBack { task: self.task.clone(), version: failed.id, reason: reason.clone() });
         self.fallen = Some(Fallen { from: failed.id, reason, taken });
+        Ok(())
     }
 
     fn tell(&mut self, command: impl FnOnce() -> Command) {

@@ -137,11 +137,7 @@ impl AggregateTask {
     }
 
     /// Results of windows that have expired since the other version took over, from the one that takes over again.
-    fn give_again(
-        &mut self,
-        state: &mut State,
-        withheld: Withheld,
-    ) -> Result<Result<Corrections, Hangup>, RunError> {
+    fn give_again(&mut self, state: &mut State, withheld: Withheld) -> Result<Result<Corrections, Hangup>, RunError> {
         let (groups, left) = withheld.into_groups();
         let watermark_ms = state.watermarks.current_ms();
         let lateness_ms = self.policy.allowed_lateness_ms;

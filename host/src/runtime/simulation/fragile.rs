@@ -18,11 +18,14 @@ pub const POISON: &str = "poison";
 pub struct FragileFactory<F> {
     pub inner: F,
     pub process: Arc<Process>,
+    /// none: as the process has it
+    pub falls_percent: Option<usize>,
 }
 
 struct Fragile {
     inner: Box<dyn Aggregator>,
     process: Arc<Process>,
+    falls_percent: usize,
     dead: bool,
     calls: u64,
 }
@@ -38,7 +41,8 @@ impl<F: AggregatorFactory> AggregatorFactory for FragileFactory<F> {
 
     fn open(&self, config: &str, offered: &Schema) -> Result<Box<dyn Aggregator>> {
         let inner = self.inner.open(config, offered)?;
-        Ok(Box::new(Fragile { inner, process: Arc::clone(&self.process), dead: false, calls: 0 }))
+        let falls_percent = self.falls_percent.unwrap_or(self.process.life.plugin_falls_percent);
+        Ok(Box::new(Fragile { inner, process: Arc::clone(&self.process), falls_percent, dead: false, calls: 0 }))
     }
 }
 
@@ -52,8 +56,7 @@ impl Fragile {
     ) -> Result<T> {
         assert!(!self.dead, "a dead instance was called: {call}");
         self.calls += 1;
-        let falls_percent = self.process.life.plugin_falls_percent;
-        let (falls, works_first) = self.process.draw(|random| (random.percent(falls_percent), random.percent(50)));
+        let (falls, works_first) = self.process.draw(|random| (random.percent(self.falls_percent), random.percent(50)));
         if !falls && !poisoned {
             return work(&mut *self.inner);
         }

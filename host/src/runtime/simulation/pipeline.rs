@@ -26,6 +26,7 @@ use super::random::Random;
 use super::script::{CLOCK_JUMPS_MS, Kind, MAX_FUTURE_MS, Script};
 use super::source::Broker;
 use super::store::Location;
+use super::swapper::swapper;
 use super::table::{Committer, Writer};
 use crate::checkpoint::{Backoff, CheckpointStore};
 use crate::clock::Clock;
@@ -47,7 +48,7 @@ const SOURCE: &str = "events";
 pub const LEDGER: &str = "ledger";
 
 #[derive(Input)]
-struct Event<'a> {
+pub struct Event<'a> {
     id: i64,
     user: i64,
     kind: &'a str,
@@ -55,14 +56,14 @@ struct Event<'a> {
 
 /// Remembers every event, so that one too few or too many is seen, and which.
 #[derive(State, Default)]
-struct Ledger {
+pub struct Ledger {
     events: i64,
     ids: String,
     users: DistinctCount<i64>,
 }
 
 #[derive(Output)]
-struct Entries {
+pub struct Entries {
     events: i64,
     ids: String,
     users: i64,
@@ -128,6 +129,10 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
     let input = transforms.first().map_or(SOURCE, |t| &*t.name);
     let aggregation = aggregation(process, input, &source.spec.output);
     let sinks = sinks(process, &aggregation.output);
+    let history = SharedHistory::default();
+    if life.memory_limit_bytes >= 1_000_000 || script_stays(process) {
+        process.swaps_with(swapper(process, &aggregation, &history));
+    }
     let names = sinks.iter().map(|s| &s.name).chain([&source.name, &aggregation.name]).cloned();
     Ok(Parts {
         stats: Arc::new(RunStats::new(names)),
@@ -149,7 +154,7 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
         reader: Arc::new(Reader { store, runtime: runtime.clone() }),
         clock,
         runtime: runtime.clone(),
-        history: SharedHistory::default(),
+        history,
     })
 }
 
@@ -246,7 +251,7 @@ fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> Aggregatio
             on_error: model::OnError::DeadLetter,
             consecutive_limit: u64::MAX,
         },
-        factory: Arc::new(FragileFactory { inner: factory, process: Arc::clone(process) }),
+        factory: Arc::new(FragileFactory { inner: factory, process: Arc::clone(process), falls_percent: None }),
         input: input.clone(),
         output: Schema::new(output.collect()),
     }
@@ -300,16 +305,23 @@ fn sinks(process: &Arc<Process>, results: &Schema) -> Vec<SinkNode> {
     sinks
 }
 
+/// Sessions never go to disk.
+fn script_stays(process: &Process) -> bool {
+    process.world.script.kind == Kind::Session
+}
+
 fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
     let life = &process.life;
-    let stays = process.world.script.kind == Kind::Session;
+    let stays = script_stays(process);
     let memory_limit_bytes = if stays { 1 << 50 } else { life.memory_limit_bytes };
     let backend = match memory_limit_bytes {
         0..1_000_000 => model::Backend::Disk { path: process.disk.path().to_owned() },
         _ => model::Backend::Memory,
     };
     let named = |sink: &SinkNode| {
-        (sink.name.to_string(), model::SinkSpec { inputs: sink.inputs.clone(), kind: model::SinkKind::Console })
+        let file = model::FileSinkSpec { path: Default::default(), format: model::FileFormat::Jsonl, revision: true };
+        let kind = if &*sink.name == "results" { model::SinkKind::File(file) } else { model::SinkKind::Console };
+        (sink.name.to_string(), model::SinkSpec { inputs: sink.inputs.clone(), kind })
     };
     model::Pipeline {
         name: PIPELINE.into(),
@@ -325,7 +337,7 @@ fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
             tolerated_failures: 0,
         },
         state: model::StateSpec { memory_limit_bytes, backend },
-        swap: model::SwapSpec { probation_ms: 50 },
+        swap: model::SwapSpec { probation_ms: life.probation_ms },
         errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX, captures: None },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),

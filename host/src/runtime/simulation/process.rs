@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::random::Random;
 use super::script::{Life, Place, Twist};
+use super::swapper::Swapper;
 use super::world::{World, lock};
 use crate::runtime::coordinator::Order;
 use crate::sink::SinkError;
@@ -54,6 +55,7 @@ pub struct Process {
     releases: Mutex<Option<Release>>,
     /// where its state goes that does not fit into memory
     pub disk: tempfile::TempDir,
+    swapper: Mutex<Option<Swapper>>,
 }
 
 impl Process {
@@ -75,11 +77,27 @@ impl Process {
             hang,
             releases: Mutex::new(releases),
             disk: tempfile::tempdir().expect("a folder for temporary files"),
+            swapper: Mutex::default(),
         }
     }
 
     pub fn draw<T>(&self, draw: impl FnOnce(&mut Random) -> T) -> T {
         draw(&mut lock(&self.random))
+    }
+
+    pub fn swaps_with(&self, swapper: Swapper) {
+        if self.life.swaps_percent > 0 {
+            *lock(&self.swapper) = Some(swapper);
+        }
+    }
+
+    fn swap_now_and_then(&self) {
+        let Some(swapper) = &*lock(&self.swapper) else { return };
+        let order = self.draw(|random| random.percent(self.life.swaps_percent).then(|| swapper(random)).flatten());
+        if let Some(order) = order {
+            // a run that is over listens no more
+            let _ = self.orders.send(order);
+        }
     }
 
     pub fn wakes(&self, waker: &Arc<Waker>) {
@@ -99,6 +117,9 @@ impl Process {
 
     /// Changes the world by `apply`, unless the process is dead or dies just before.
     pub fn step<T>(&self, place: Place, apply: impl FnOnce() -> T) -> Result<T, Trouble> {
+        if matches!(place, Place::Fetch | Place::Write | Place::LogPut) {
+            self.swap_now_and_then();
+        }
         let twist = self.hit(place);
         match twist {
             Some(Twist::Stop) => self.stop(),

@@ -80,6 +80,9 @@ pub struct Life {
     pub plugin_falls_percent: usize,
     pub plugin_leaks: bool,
     pub memory_limit_bytes: u64,
+    /// of 100 steps, how many replace a plugin
+    pub swaps_percent: usize,
+    pub probation_ms: u64,
     pub turn: Option<Turn>,
 }
 
@@ -248,6 +251,8 @@ impl Script {
         // a bounded process with more to come would let partitions that are done fall behind the watermark
         let in_between = !until_end && !self.punctual && random.percent(20);
         let stop = random.percent(20);
+        let mut swaps = Random::new(self.seed, 5_000 + number as u64);
+        let swaps_percent = swaps.pick(&[0, 5, 30, 60]);
         let struck = !settled && (!until_end || random.percent(60));
         Life {
             number,
@@ -267,6 +272,9 @@ impl Script {
             plugin_leaks: random.percent(20),
             // all groups stay in memory; inputs are kept for the next instance, or hardly any, and groups go to disk
             memory_limit_bytes: random.pick(&[1 << 50, 1 << 50, 40_000, 0]),
+            // with a disk there are none
+            swaps_percent,
+            probation_ms: swaps.pick(&[0, 3, 20, 10_000]),
             turn: struck.then(|| {
                 use Place::{Commit, Delete, Fetch, Join, LogPut, Prepare, StatePut, StoreRead, TableClaim, Write};
                 let twist = match (stop, random.percent(50)) {

@@ -180,7 +180,8 @@ impl Companion {
         let work = move || {
             let failed = match open() {
                 Ok(version) => {
-                    let worker = Worker { version, start, refused: Vec::new(), task: task.clone(), events: events.clone() };
+                    let worker =
+                        Worker { version, start, refused: Vec::new(), task: task.clone(), events: events.clone() };
                     worker.work(&receiver, &queue, &memory_bytes, &is_over)
                 }
                 Err(reason) => Err(reason),
@@ -298,8 +299,7 @@ impl Worker {
             let bytes = command.bytes();
             match command {
                 Command::TakeOver(to) => {
-                    let taken =
-                        Taken { withheld: self.start.withheld.unwrap_or_default(), refused: self.refused };
+                    let taken = Taken { withheld: self.start.withheld.unwrap_or_default(), refused: self.refused };
                     // a task that has ended does not wait for it
                     let _ = to.send(Yielded { version: self.version, taken });
                     return Ok(());

@@ -113,7 +113,8 @@ impl Comparison {
         let (old_rows, new_rows) = (old.rows(groups.len()), new.rows(groups.len()));
         for (group, (old, new)) in groups.iter().zip(old_rows.iter().zip(&new_rows)) {
             let is_warm_up = warm_until_ms.is_some_and(|ms| group.window.start_ms < ms);
-            let count = |different: &mut u64, in_warm_up: &mut u64| *(if is_warm_up { in_warm_up } else { different }) += 1;
+            let count =
+                |different: &mut u64, in_warm_up: &mut u64| *(if is_warm_up { in_warm_up } else { different }) += 1;
             match (old.is_empty(), new.is_empty()) {
                 (true, true) => continue,
                 (false, true) if is_warm_up => report.different_in_warm_up += 1,

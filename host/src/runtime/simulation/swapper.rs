@@ -1,0 +1,96 @@
+//! Plugins are replaced now and then while a process lives: by versions that give the same results and may die at any call,
+//! with and without a shadow, and the roles are exchanged again.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use millrace_core::checkpoint::PluginRef;
+use millrace_core::swap::{Phase, SwapRecord};
+
+use super::fragile::FragileFactory;
+use super::pipeline::{LEDGER, Ledger};
+use super::process::Process;
+use super::random::Random;
+use crate::plugin::native::NativeFactory;
+use crate::plugin::{AggregatorFactory, PluginError, StateOrigin};
+use crate::runtime::control::Shadow;
+use crate::runtime::coordinator::Order;
+use crate::runtime::run::{AggregationNode, input_columns, offered_to_plugin};
+use crate::runtime::swaps::{SharedHistory, SwapOrder};
+use crate::runtime::versions::shadow::Comparison;
+use crate::runtime::versions::{Candidate, OpenShared};
+
+/// Makes orders for the coordinator.
+pub type Swapper = Box<dyn Fn(&mut Random) -> Option<Order> + Send + Sync>;
+
+pub fn swapper(process: &Arc<Process>, node: &AggregationNode, history: &SharedHistory) -> Swapper {
+    let factory = NativeFactory::<Ledger>::new(LEDGER);
+    let offered = offered_to_plugin(node);
+    let plugin = factory.open("", &offered).expect("opens");
+    let signature = plugin.signature().clone();
+    let input = input_columns(node, &*plugin);
+    let key = node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect::<Vec<_>>();
+    let (process, history) = (Arc::downgrade(process), history.clone());
+    Box::new(move |random| {
+        let process = process.upgrade()?;
+        if !history.is_open() {
+            return None;
+        }
+        let mut history = history.lock();
+        let last = history.iter().next_back().map(|record| (record.phase, record.is_rollback));
+        match last {
+            Some((Phase::Probation, false)) if random.percent(20) => {
+                let record = history.iter().next_back().map(|record| record.id)?;
+                history.get_mut(record)?.is_rollback = true;
+                return Some(Order::RollBack { operator: LEDGER.to_owned(), why: "asked for".to_owned() });
+            }
+            Some((phase, _)) if !phase.is_over() && phase != Phase::Probation => return None,
+            _ => {}
+        }
+        let id = history.next_id();
+        history.push(SwapRecord { id, operator: LEDGER.to_owned(), ..SwapRecord::default() });
+        let falls_percent = random.pick(&[0, 0, 1, 5, 40]);
+        let shadow = random.percent(30).then(|| Shadow {
+            duration: Duration::from_micros(random.next() % 3_000),
+            promote_if_equal: random.percent(70),
+            tolerance: 0.0,
+        });
+        let origin = random.percent(50).then(|| StateOrigin {
+            name: LEDGER.to_owned(),
+            version: "1.0.0".to_owned(),
+            config: String::new(),
+            state: signature.state.clone(),
+        });
+        let open: OpenShared = {
+            let (process, offered) = (Arc::downgrade(&process), offered.clone());
+            Arc::new(move || {
+                let gone =
+                    || PluginError::Load { plugin: LEDGER.to_owned(), message: "the process is gone".to_owned() };
+                let process = process.upgrade().ok_or_else(gone)?;
+                let inner = NativeFactory::<Ledger>::new(LEDGER);
+                FragileFactory { inner, process, falls_percent: Some(falls_percent) }.open("", &offered)
+            })
+        };
+        let comparison =
+            shadow.map(|_| Comparison::new(key.clone(), signature.output.clone(), signature.output.clone(), 0.0));
+        let candidate = Candidate {
+            id,
+            plugin: PluginRef {
+                name: LEDGER.to_owned(),
+                version: "2.0.0".to_owned(),
+                sha256: format!("swap {id} of process {}", process.life.number),
+                config: String::new(),
+                in_file: None,
+            },
+            state: signature.state.clone(),
+            open,
+            recorder: Box::new(|| None),
+            input: input.clone(),
+            origin,
+            comparison,
+            is_over: Arc::new(AtomicBool::new(false)),
+        };
+        Some(Order::Swap(SwapOrder { candidate: Arc::new(candidate), operator: LEDGER.to_owned(), shadow }))
+    })
+}
