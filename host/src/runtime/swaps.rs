@@ -290,10 +290,15 @@ impl Swaps {
                 Stage::Exchanging { .. } => under_way.reason = under_way.reason.take().or(Some(reason.to_owned())),
                 Stage::Probation { .. } | Stage::ToRollBack | Stage::RollingBack { .. } | Stage::Sealing { .. } => {}
             }
-        } else if under_way.former_version == version && matches!(under_way.stage, Stage::Probation { .. }) {
+        } else if under_way.former_version == version {
             warn!(%task, "the former version runs no more: there is no way back by itself: {reason}");
-            let note = format!("its probation ended early, the former version failed beside it: {reason}");
-            self.end(Phase::Done, Some(note));
+            if matches!(under_way.stage, Stage::Probation { .. }) {
+                let note = format!("its probation ended early, the former version failed beside it: {reason}");
+                self.end(Phase::Done, Some(note));
+                return;
+            }
+            let before = under_way.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
+            under_way.reason = Some(format!("{before}the former version failed, too: {reason}"));
         }
     }
 

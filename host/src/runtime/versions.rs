@@ -268,7 +268,8 @@ impl Versions {
 
     pub fn combine(&mut self, sources: &[u32], targets: &[u32]) -> Result<(), RunError> {
         self.call(|version| version.accumulator.combine(sources, targets))?;
-        self.tell(|| Command::Combine { sources: sources.to_vec(), targets: targets.to_vec() });
+        let total = self.total_slots();
+        self.tell(|| Command::Combine { sources: sources.to_vec(), targets: targets.to_vec(), total });
         Ok(())
     }
 

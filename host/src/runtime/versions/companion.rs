@@ -59,7 +59,7 @@ pub enum Command {
     Loaded,
     Update { pending: Arc<Vec<Pending>>, slots: Vec<u32>, refused: Vec<u32>, total: u32 },
     Fold { sources: Vec<u32>, targets: Vec<u32> },
-    Combine { sources: Vec<u32>, targets: Vec<u32> },
+    Combine { sources: Vec<u32>, targets: Vec<u32>, total: u32 },
     Reset { slots: Vec<u32> },
     Export { buckets: Vec<(i64, Vec<u32>)>, all: Vec<i64> },
     Evaluate(Box<Asked>, Vec<AskedGroup>),
@@ -250,7 +250,7 @@ impl Command {
                 let batches = pending.iter().map(|p| p.batch.rows.get_array_memory_size()).sum::<usize>();
                 slots(of) + batches
             }
-            Self::Fold { sources, targets } | Self::Combine { sources, targets } => slots(sources) + slots(targets),
+            Self::Fold { sources, targets } | Self::Combine { sources, targets, .. } => slots(sources) + slots(targets),
             Self::Reset { slots: of } => slots(of),
             Self::Export { buckets, .. } => buckets.iter().map(|(_, of)| slots(of)).sum(),
             Self::Evaluate(asked, groups) => {
@@ -332,7 +332,11 @@ impl Worker {
             }
             Command::Evaluate(asked, groups) => return self.evaluate(&asked, &groups),
             Command::Fold { sources, targets } => accumulator.fold(sources, targets),
-            Command::Combine { sources, targets } => accumulator.combine(&sources, &targets),
+            Command::Combine { sources, targets, total } => {
+                // some of them no row has gone into
+                accumulator.grow(total);
+                accumulator.combine(&sources, &targets)
+            }
             Command::Reset { slots } => accumulator.reset(&slots),
             Command::Export { buckets, all } => {
                 let mut exported = buckets.iter().map(|(start_ms, slots)| accumulator.export(*start_ms, slots));
