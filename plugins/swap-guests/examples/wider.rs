@@ -2,7 +2,7 @@
 
 millrace_swap_guests::swap_counts! {
     version: "1.2.0",
-    state: { others: i64 },
+    state: { #[state(default)] others: i64 },
     update: |counts, event| {
         counts.others += i64::from(!matches!(event.event_type, "impression" | "click" | "conversion"));
     },
