@@ -36,6 +36,7 @@
 //! | [`coordinator`] | checkpoints and commits |
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
+//! | `what_ran` | a plugin that was swapped in goes on after a restart |
 //! | [`nodes`] | the real world's parts, made from the spec |
 //! | `graph` | the queues of a run |
 //! | `unite` | several inputs of one node, united by column name |
@@ -77,3 +78,4 @@ pub mod transform_task;
 pub mod transforms;
 mod unite;
 pub mod versions;
+mod what_ran;
