@@ -5,12 +5,14 @@
 //! ```
 //!
 //! A request reads what the tasks have published and takes no lock for longer than a copy: no client can hold a
-//! pipeline up. It listens on the loopback interface; elsewhere only with a bearer token (`MILLRACE_API_TOKEN`).
+//! pipeline up. What changes a run is asked of its [`Control`], one at a time, and logged. It listens on the loopback interface; elsewhere only with a bearer token (`MILLRACE_API_TOKEN`).
 //!
 //! | module | owns |
 //! |---|---|
 //! | `http` | sockets, limits, one request a connection |
 //! | `routes` | which path answers what, who may ask |
+//! | `change` | requests that change the run |
+//! | `parameters` | what they say |
 //! | [`model`] | the answers, as JSON |
 //! | `explain` | from what the tasks say to the reason in words |
 //! | `metrics` | the same numbers for Prometheus |
@@ -20,17 +22,21 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use millrace_core::commit::Fence;
+use millrace_core::swap::SwapRecord;
 
 use crate::clock::Clock;
+use crate::runtime::control::Control;
 use crate::runtime::run::Parts;
 use crate::runtime::stats::RunStats;
 use crate::spec::model::Pipeline;
 
 pub mod address;
+mod change;
 mod explain;
 mod http;
 mod metrics;
 pub mod model;
+mod parameters;
 mod routes;
 mod text;
 pub mod token;
@@ -49,6 +55,8 @@ pub struct Running {
     pub stats: Arc<RunStats>,
     pub clock: Arc<dyn Clock>,
     pub started_at_ms: i64,
+    /// none: a run that cannot be changed
+    pub control: Option<Arc<dyn Control>>,
 }
 
 impl Running {
@@ -59,7 +67,13 @@ impl Running {
             stats: Arc::clone(&parts.stats),
             clock: Arc::clone(&parts.clock),
             started_at_ms: parts.clock.now_ms(),
+            control: None,
         }
+    }
+
+    /// The last ones, oldest first.
+    fn swaps(&self) -> Vec<SwapRecord> {
+        self.control.as_ref().map(|control| control.swaps()).unwrap_or_default()
     }
 }
 
@@ -105,7 +119,7 @@ pub struct Api {
 impl Bound {
     pub fn serve(self, running: Running) -> Result<Api, String> {
         let routes = routes::Routes::new(running, self.token, self.address.ip().is_loopback());
-        let server = http::Server::start(self.listener, self.address, Arc::new(move |request| routes.answer(request)))
+        let server = http::Server::start(self.listener, self.address, Arc::new(routes))
             .map_err(|e| format!("the API's threads cannot be started: {e}"))?;
         Ok(Api { url: format!("http://{}", reachable(self.address)), _server: server })
     }

@@ -13,11 +13,11 @@ use super::Running;
 use super::model::{
     CheckpointStatus, CommitStatus, DriftExplanation, Explanation, HeldBy, InputExplanation, LateFrom, NodeKind,
     NodeStatus, OldestWindow, OperatorExplanation, PartitionExplanation, PartitionName, PartitionState, PipelineStatus,
-    Reason, SourceExplanation, Windows,
+    PluginStatus, Reason, SourceExplanation, Windows,
 };
 use super::words;
 use crate::runtime::stats::UNKNOWN;
-use crate::runtime::status::{PartitionReport, SourceStatus, TaskReport, WindowReport};
+use crate::runtime::status::{PartitionReport, PluginReport, Plugins, SourceStatus, TaskReport, WindowReport};
 use crate::spec::model::{Pipeline, TimeSpec, WatermarkSpec, WhenIdle, WindowSpec};
 
 /// A partition that was read so recently is at work.
@@ -446,6 +446,33 @@ fn windows(tasks: &[TaskReport], watermark_ms: Option<i64>, own: bool) -> Window
     }
 }
 
+/// Over all tasks. While they change places one after the other, those count that run what the first does.
+fn plugin(tasks: &[Plugins]) -> Option<PluginStatus> {
+    let mut active = sum(tasks.iter().filter_map(|task| task.active.as_ref()))?;
+    active.companion = sum(tasks.iter().filter_map(|task| task.companion.as_ref())).map(Box::new);
+    Some(active)
+}
+
+fn sum<'a>(reports: impl Iterator<Item = &'a PluginReport>) -> Option<PluginStatus> {
+    let mut sum: Option<PluginStatus> = None;
+    for report in reports {
+        let sum = sum.get_or_insert_with(|| PluginStatus {
+            name: report.name.clone(),
+            version: report.version.clone(),
+            sha256: report.sha256.clone(),
+            config: report.config.clone(),
+            ..PluginStatus::default()
+        });
+        if (&sum.sha256, &sum.config) == (&report.sha256, &report.config) {
+            sum.cpu_ns_total += report.cpu_ns_total;
+            sum.calls_total += report.calls_total;
+            sum.rows_total += report.rows_total;
+            sum.memory_bytes += report.memory_bytes;
+        }
+    }
+    sum
+}
+
 fn partitions(source: &SourceStatus) -> Vec<PartitionFacts> {
     let known = |value: i64| Some(value).filter(|v| *v != UNKNOWN);
     let partitions = source.partitions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -515,6 +542,7 @@ fn nodes(pipeline: &Pipeline, facts: &Facts<'_>) -> Vec<NodeStatus> {
     let transforms = pipeline.transforms.iter().map(|(name, t)| (name, NodeKind::Transform, &t.inputs[..]));
     let aggregations = pipeline.aggregations.iter().map(|(name, a)| (name, NodeKind::Aggregation, &a.inputs[..]));
     let sinks = pipeline.sinks.iter().map(|(name, s)| (name, NodeKind::Sink, &s.inputs[..]));
+    let plugins = facts.running.stats.status.plugins();
     let all = sources.chain(transforms).chain(aggregations).chain(sinks);
     let node = |(name, kind, inputs): (&String, NodeKind, &[String])| {
         let stats = facts.running.stats.node(name);
@@ -541,6 +569,7 @@ fn nodes(pipeline: &Pipeline, facts: &Facts<'_>) -> Vec<NodeStatus> {
             plugin_failures_total: stats.plugin_failures_total.load(Relaxed),
             groups: stats.groups.load(Relaxed),
             state_bytes: stats.state_bytes.load(Relaxed),
+            plugin: plugins.get(name.as_str()).and_then(|tasks| plugin(tasks)),
         }
     };
     all.map(node).collect()

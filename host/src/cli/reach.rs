@@ -1,6 +1,7 @@
 //! From PIPELINE, a file or a name, to the run that answers for it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -33,6 +34,21 @@ pub struct Run {
 }
 
 impl Reach {
+    /// All pipelines that run of the files in the folders that are searched.
+    pub fn all() -> Vec<Run> {
+        let files = FOLDERS.iter().flat_map(|folder| tomls(folder));
+        let mut found: Vec<String> = files.filter_map(|file| names(&file)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().filter_map(|pipeline| Self { pipeline, api: None }.find().ok()).collect()
+    }
+
+    /// `PIPELINE` as it was given, with `--api`, for a command that goes on from here.
+    pub fn again(&self) -> String {
+        let api = self.api.as_ref().map_or(String::new(), |api| format!(" --api {api}"));
+        format!("{}{api}", self.pipeline)
+    }
+
     pub fn find(&self) -> Result<Run, Failure> {
         let runtime = io_runtime()?;
         let token = Token::from_environment(|name| std::env::var(name).ok()).map_err(Failure::Usage)?;
@@ -85,10 +101,7 @@ impl Reach {
         }
         let mut files: Vec<PathBuf> = Vec::new();
         for folder in FOLDERS {
-            let Ok(entries) = std::fs::read_dir(folder) else { continue };
-            let tomls =
-                entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "toml"));
-            files.extend(tomls.filter(|p| names(p).is_some_and(|name| name == self.pipeline)));
+            files.extend(tomls(folder).into_iter().filter(|p| names(p).is_some_and(|name| name == self.pipeline)));
         }
         match files.as_slice() {
             [file] => Ok(file.clone()),
@@ -102,6 +115,11 @@ impl Reach {
             }
         }
     }
+}
+
+fn tomls(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    entries.filter(|p| p.extension().is_some_and(|e| e == "toml")).collect()
 }
 
 fn is_file(text: &str) -> bool {
@@ -119,11 +137,52 @@ impl Run {
     pub fn get<T: DeserializeOwned>(&self, below: &str) -> anyhow::Result<T> {
         self.runtime.block_on(get(&self.client, &format!("{}{below}", self.url), self.token.as_ref()))
     }
+
+    /// Asks for a change. `patience`: uploads and savepoints take long.
+    pub fn post<T: DeserializeOwned>(
+        &self,
+        below: &str,
+        parameters: &[(String, String)],
+        content: Option<(&str, Vec<u8>)>,
+        patience: Duration,
+    ) -> anyhow::Result<T> {
+        use anyhow::Context;
+        let mut url = url::Url::parse(&format!("{}{below}", self.url)).context("the API's address is no URL")?;
+        if !parameters.is_empty() {
+            url.query_pairs_mut().extend_pairs(parameters);
+        }
+        let mut request = self.client.post(url.clone()).timeout(patience).header("X-Millrace", "1");
+        if let Some(user) = user() {
+            request = request.header("X-Millrace-User", user);
+        }
+        if let Some((content_type, bytes)) = content {
+            request = request.header("Content-Type", content_type).body(bytes);
+        }
+        // not the query: values of a configuration are nobody else's business
+        url.set_query(None);
+        self.runtime.block_on(answer(request, url.as_str(), self.token.as_ref()))
+    }
+}
+
+/// `jane@laptop`, as far as the environment says it.
+fn user() -> Option<String> {
+    let user = std::env::var("USER").ok()?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
+    let name = host.map_or(user.clone(), |host| format!("{user}@{}", host.trim()));
+    let name: String = name.chars().filter(char::is_ascii_graphic).take(64).collect();
+    (!name.is_empty()).then_some(name)
 }
 
 async fn get<T: DeserializeOwned>(client: &reqwest::Client, url: &str, token: Option<&Token>) -> anyhow::Result<T> {
+    answer(client.get(url), url, token).await
+}
+
+async fn answer<T: DeserializeOwned>(
+    mut request: reqwest::RequestBuilder,
+    url: &str,
+    token: Option<&Token>,
+) -> anyhow::Result<T> {
     use anyhow::Context;
-    let mut request = client.get(url);
     if let Some(token) = token {
         request = request.header("Authorization", token.header());
     }

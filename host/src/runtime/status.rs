@@ -132,6 +132,53 @@ impl OperatorStatus {
     }
 }
 
+/// A plugin's instance in one task, as whoever calls it sees it. Counters begin with the instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginReport {
+    pub name: String,
+    pub version: String,
+    pub sha256: String,
+    /// canonical JSON
+    pub config: String,
+    pub cpu_ns_total: u64,
+    pub calls_total: u64,
+    pub rows_total: u64,
+    pub memory_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// it gives the results
+    Active,
+    /// it runs beside, its results are withheld
+    Companion,
+}
+
+/// What one task says of its plugins.
+#[derive(Debug, Default)]
+pub struct PluginSlot(Mutex<Plugins>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plugins {
+    pub active: Option<PluginReport>,
+    pub companion: Option<PluginReport>,
+}
+
+impl PluginSlot {
+    /// None: there is none in this role.
+    pub fn publish(&self, role: Role, report: Option<PluginReport>) {
+        let mut plugins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match role {
+            Role::Active => plugins.active = report,
+            Role::Companion => plugins.companion = report,
+        }
+    }
+
+    fn plugins(&self) -> Plugins {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A source: what its file says of time, and its partitions.
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
@@ -148,6 +195,7 @@ pub struct Status {
     pub memory: Arc<Memory>,
     sources: Mutex<BTreeMap<Arc<str>, SourceStatus>>,
     operators: Mutex<BTreeMap<Arc<str>, Vec<Arc<OperatorStatus>>>>,
+    plugins: Mutex<BTreeMap<(Arc<str>, usize), Arc<PluginSlot>>>,
 }
 
 impl Default for Status {
@@ -158,6 +206,7 @@ impl Default for Status {
             memory: Arc::default(),
             sources: Mutex::default(),
             operators: Mutex::default(),
+            plugins: Mutex::default(),
         }
     }
 }
@@ -184,6 +233,22 @@ impl Status {
 
     pub fn sources(&self) -> BTreeMap<Arc<str>, SourceStatus> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where a task of an operator says what its plugins do.
+    pub fn plugin(&self, node: &Arc<str>, task: usize) -> Arc<PluginSlot> {
+        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(plugins.entry((Arc::clone(node), task)).or_default())
+    }
+
+    /// By operator, what each of its tasks says of its plugins.
+    pub fn plugins(&self) -> BTreeMap<Arc<str>, Vec<Plugins>> {
+        let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_node: BTreeMap<Arc<str>, Vec<Plugins>> = BTreeMap::new();
+        for ((node, _), slot) in plugins.iter() {
+            by_node.entry(Arc::clone(node)).or_default().push(slot.plugins());
+        }
+        by_node
     }
 
     /// By operator, what each of its tasks says.
