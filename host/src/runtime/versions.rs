@@ -25,6 +25,7 @@ use crossbeam_channel::Sender;
 use millrace_core::checkpoint::PluginRef;
 use millrace_core::due::Assembly;
 use millrace_core::schema::Schema;
+use millrace_core::swap;
 use millrace_core::window::Window;
 use tracing::{info, warn};
 
@@ -156,7 +157,8 @@ impl Versions {
         let state = self.active.accumulator.copy();
         let total = self.active.accumulator.total_slots();
         let candidate = Arc::clone(candidate);
-        let gauges = Arc::<PluginGauges>::default();
+        let PluginRef { name, version, sha256, config, .. } = candidate.plugin.clone();
+        let gauges = PluginGauges::of(swap::Version { name, version, sha256, config });
         self.slot.set(self.active.accumulator.gauges(), Some(&gauges));
         let accumulator = node.accumulator(&candidate, gauges);
         let companion =
