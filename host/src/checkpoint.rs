@@ -33,6 +33,7 @@ mod log;
 mod plugins;
 mod retain;
 mod retry;
+pub mod savepoint;
 mod state;
 #[cfg(test)]
 mod tests;

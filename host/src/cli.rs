@@ -100,6 +100,9 @@ pub struct RunArgs {
     /// forget the checkpoints at the location and start anew (tables that carry a claim still refuse)
     #[arg(long)]
     pub fresh: bool,
+    /// begin with this savepoint, at a checkpoint location that is empty
+    #[arg(long, value_name = "DIR")]
+    pub from_savepoint: Option<PathBuf>,
     /// begin this operator, source or sink without its state
     #[arg(long, value_name = "NODE")]
     pub drop_state: Vec<String>,

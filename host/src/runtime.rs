@@ -36,6 +36,7 @@
 //! | [`coordinator`] | checkpoints and commits |
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
+//! | [`begin`] | a start at a savepoint, and how one is taken |
 //! | [`nodes`] | the real world's parts, made from the spec |
 //! | `graph` | the queues of a run |
 //! | `unite` | several inputs of one node, united by column name |
@@ -47,6 +48,7 @@
 pub mod accumulator;
 pub mod aggregate_task;
 mod assign;
+pub mod begin;
 pub mod bisect;
 pub mod control;
 pub mod controller;

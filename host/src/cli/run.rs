@@ -12,6 +12,7 @@ use super::{Failure, RunArgs, Ui};
 use crate::api::address::{Address, Announced};
 use crate::api::token::Token;
 use crate::api::{self, Api, Bound, Running};
+use crate::runtime::begin::Begin;
 use crate::runtime::coordinator::{Finished, Order};
 use crate::runtime::nodes;
 use crate::runtime::progress::Progress;
@@ -43,7 +44,8 @@ pub fn run_with(args: &RunArgs, substitute: Option<Substitute<'_>>) -> Result<()
         observer: None,
     };
     let bound = bind(args.ui)?;
-    let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), args.fresh)
+    let begin = Begin { fresh: args.fresh, from_savepoint: args.from_savepoint.as_deref() };
+    let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), begin)
         .map_err(|e| Failure::Other(anyhow::Error::new(e)))?;
     let (orders, order_receiver) = unbounded();
     stop_on_signals(orders)?;

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::{Checkpoint, Entry, Holds, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Holds, StateFile};
 use millrace_core::limits::KEY_GROUPS;
 use millrace_core::schema::Schema;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::aggregate_task::{Export, StateUploader};
+use super::begin::Begin;
 use super::coordinator::CheckpointLog;
 use super::message::{Event, OperatorPart, Part, RunError};
 use super::read_state::StateReader;
@@ -22,7 +23,7 @@ use super::stats::RunStats;
 use super::swaps::SharedHistory;
 use super::transforms::TransformNode;
 use crate::catalog::submit::open_submit;
-use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
+use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state, savepoint};
 use crate::cli::open::Opened;
 use crate::clock::{Clock, SystemClock};
 use crate::decode::Decoder;
@@ -52,12 +53,17 @@ impl From<CheckpointError> for RunError {
 }
 
 /// Opens everything that a run needs. Claims the checkpoint log; tables are claimed by the run itself.
-pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool) -> Result<Parts, RunError> {
+pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin<'_>) -> Result<Parts, RunError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    if fresh {
+    if begin.fresh {
+        if let Some(folder) = begin.from_savepoint {
+            savepoint::open(folder)?;
+        }
         empty_location(&pipeline.checkpoint.location)?;
     }
     let store = Arc::new(CheckpointStore::open(&pipeline.checkpoint.location, &pipeline.name)?);
+    let savepoint =
+        begin.from_savepoint.map(|folder| runtime.block_on(super::begin::open(&store, folder))).transpose()?;
     let schema_of = |node: &str| opened.resolved.output.get(node).cloned().unwrap_or_default();
     let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
 
@@ -70,17 +76,19 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         }
         sinks.push(node);
     }
-    let claimed = runtime.block_on(store.claim(&tables, clock.now_ms()))?;
+    let mut claimed = runtime.block_on(store.claim(&tables, clock.now_ms()))?;
     info!(
         pipeline = pipeline.name,
         generation = claimed.generation,
         from = claimed.restored.as_ref().map_or("the beginning".to_owned(), |r| format!("checkpoint {}", r.number)),
         "claimed"
     );
-    let restored = claimed.restored.and_then(|record| match record.entry {
-        Entry::Checkpoint(checkpoint) => Some(checkpoint),
-        Entry::Claim => None,
-    });
+    let restored = match &savepoint {
+        Some(savepoint) => {
+            Some(runtime.block_on(super::begin::publish(&store, &mut claimed, savepoint, clock.now_ms()))?)
+        }
+        None => claimed.restored.as_ref().and_then(|record| record.checkpoint().cloned()),
+    };
     for (digest, bytes) in &opened.plugin_bytes {
         runtime.block_on(store.put_plugin(digest, bytes.clone().into()))?;
     }
