@@ -5,12 +5,14 @@
 //! ```
 //!
 //! A request reads what the tasks have published and takes no lock for longer than a copy: no client can hold a
-//! pipeline up. It listens on the loopback interface; elsewhere only with a bearer token (`MILLRACE_API_TOKEN`).
+//! pipeline up. What changes the run goes through [`Control`], one request at a time, and into the log. It listens on the loopback interface; elsewhere only with a bearer token (`MILLRACE_API_TOKEN`).
 //!
 //! | module | owns |
 //! |---|---|
 //! | `http` | sockets, limits, one request a connection |
 //! | `routes` | which path answers what, who may ask |
+//! | `changes` | requests that change something |
+//! | `query` | what stands behind `?` |
 //! | [`model`] | the answers, as JSON |
 //! | `explain` | from what the tasks say to the reason in words |
 //! | `metrics` | the same numbers for Prometheus |
@@ -22,15 +24,19 @@ use std::sync::Arc;
 use millrace_core::commit::Fence;
 
 use crate::clock::Clock;
+use crate::runtime::control::Control;
 use crate::runtime::run::Parts;
 use crate::runtime::stats::RunStats;
+use crate::runtime::swaps::SharedHistory;
 use crate::spec::model::Pipeline;
 
 pub mod address;
+mod changes;
 mod explain;
 mod http;
 mod metrics;
 pub mod model;
+pub mod query;
 mod routes;
 mod text;
 pub mod token;
@@ -49,16 +55,21 @@ pub struct Running {
     pub stats: Arc<RunStats>,
     pub clock: Arc<dyn Clock>,
     pub started_at_ms: i64,
+    /// none: a run that cannot be changed
+    pub control: Option<Arc<dyn Control>>,
+    pub history: SharedHistory,
 }
 
 impl Running {
-    pub fn new(parts: &Parts) -> Self {
+    pub fn new(parts: &Parts, control: Option<Arc<dyn Control>>) -> Self {
         Self {
             pipeline: parts.pipeline.clone(),
             fence: parts.fence.clone(),
             stats: Arc::clone(&parts.stats),
             clock: Arc::clone(&parts.clock),
             started_at_ms: parts.clock.now_ms(),
+            control,
+            history: parts.history.clone(),
         }
     }
 }
@@ -105,8 +116,13 @@ pub struct Api {
 impl Bound {
     pub fn serve(self, running: Running) -> Result<Api, String> {
         let routes = routes::Routes::new(running, self.token, self.address.ip().is_loopback());
-        let server = http::Server::start(self.listener, self.address, Arc::new(move |request| routes.answer(request)))
-            .map_err(|e| format!("the API's threads cannot be started: {e}"))?;
+        let server = http::Server::start(
+            self.listener,
+            self.address,
+            routes::body_limit,
+            Arc::new(move |request| routes.answer(request)),
+        )
+        .map_err(|e| format!("the API's threads cannot be started: {e}"))?;
         Ok(Api { url: format!("http://{}", reachable(self.address)), _server: server })
     }
 }

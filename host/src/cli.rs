@@ -19,6 +19,8 @@ pub mod query;
 pub mod reach;
 pub mod replay;
 pub mod run;
+pub mod status;
+pub mod swap;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -54,6 +56,27 @@ enum Command {
                       millrace explain campaign-metrics --format json\n  \
                       millrace explain campaign-metrics --api http://10.0.0.7:7070")]
     Explain(explain::ExplainArgs),
+    /// Replace the plugin of an operator in a running pipeline, without losing an event or its state
+    #[command(
+        after_help = "Examples:\n  millrace swap campaign-metrics metrics target/plugins/campaign_metrics.wasm\n  \
+                      millrace swap campaign-metrics metrics new.wasm --shadow 10m --promote-if-equal\n  \
+                      millrace swap campaign-metrics metrics --config unique_users=hll\n  \
+                      millrace rollback campaign-metrics metrics    # undo it"
+    )]
+    Swap(swap::SwapArgs),
+    /// Go back to the plugin that an operator ran before
+    #[command(after_help = "Example:\n  millrace rollback campaign-metrics metrics")]
+    Rollback(swap::RollbackArgs),
+    /// What running pipelines are doing: rates, plugins, state, the history of swaps
+    #[command(after_help = "Examples:\n  millrace status\n  millrace status campaign-metrics --format json")]
+    Status(status::StatusArgs),
+    /// Stop a running pipeline cleanly: checkpoint, commit, end
+    #[command(after_help = "Examples:\n  millrace stop campaign-metrics\n  \
+                      millrace stop campaign-metrics --savepoint /backups/before-upgrade")]
+    Stop(status::StopArgs),
+    /// Take a savepoint of a running pipeline into a folder, which is kept until you delete it
+    #[command(after_help = "Example:\n  millrace savepoint campaign-metrics /backups/monday")]
+    Savepoint(status::SavepointArgs),
     /// Write seeded ad events into a file or a Kafka topic
     #[command(after_help = "Examples:\n  millrace generate events.jsonl --count 100000\n  \
                       millrace generate --kafka localhost:9092 --topic ads-campaign-events --count 1000000")]
@@ -281,6 +304,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Check { file, format } => check::run(&file, format),
         Command::Run(args) => run::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Swap(args) => swap::run(&args),
+        Command::Rollback(args) => swap::roll_back(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Stop(args) => status::stop(&args),
+        Command::Savepoint(args) => status::savepoint(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Replay(args) => replay::run(&args),

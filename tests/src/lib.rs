@@ -11,6 +11,7 @@
 //! | [`s3`] | an S3 store that verifies signatures |
 //! | [`topic`] | topics made, filled and dumped |
 //! | [`events`] | seeded ad events, and every kind of bad message |
+//! | [`guests`] | versions of a plugin to swap |
 //! | [`pipeline`] | pipeline files |
 //! | [`millrace`] | the program under test |
 //! | [`api`] | what a running one answers |
@@ -19,6 +20,7 @@
 
 pub mod api;
 pub mod events;
+pub mod guests;
 pub mod jars;
 pub mod kafka;
 pub mod millrace;

@@ -7,17 +7,18 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
+use millrace_core::swap::Version;
 use millrace_core::watermark::{Watermark, combine};
 
 use super::Running;
 use super::model::{
     CheckpointStatus, CommitStatus, DriftExplanation, Explanation, HeldBy, InputExplanation, LateFrom, NodeKind,
     NodeStatus, OldestWindow, OperatorExplanation, PartitionExplanation, PartitionName, PartitionState, PipelineStatus,
-    Reason, SourceExplanation, Windows,
+    PluginStatus, PluginUse, Reason, SourceExplanation, Windows,
 };
 use super::words;
 use crate::runtime::stats::UNKNOWN;
-use crate::runtime::status::{PartitionReport, SourceStatus, TaskReport, WindowReport};
+use crate::runtime::status::{PartitionReport, PluginGauges, SourceStatus, TaskReport, WindowReport};
 use crate::spec::model::{Pipeline, TimeSpec, WatermarkSpec, WhenIdle, WindowSpec};
 
 /// A partition that was read so recently is at work.
@@ -541,7 +542,28 @@ fn nodes(pipeline: &Pipeline, facts: &Facts<'_>) -> Vec<NodeStatus> {
             plugin_failures_total: stats.plugin_failures_total.load(Relaxed),
             groups: stats.groups.load(Relaxed),
             state_bytes: stats.state_bytes.load(Relaxed),
+            plugin: plugin(facts.running, name),
         }
     };
     all.map(node).collect()
+}
+
+/// What an operator's plugin is, and what it takes over all tasks.
+fn plugin(running: &Running, operator: &str) -> Option<PluginStatus> {
+    let Version { name, version, sha256, config } = running.control.as_ref()?.plugin(operator)?;
+    let add = |to: &mut PluginUse, gauges: &PluginGauges| {
+        to.calls_total += gauges.calls_total.load(Relaxed);
+        to.cpu_ns_total += gauges.cpu_ns_total.load(Relaxed);
+        to.rows_total += gauges.rows_total.load(Relaxed);
+        to.memory_bytes += gauges.memory_bytes.load(Relaxed);
+    };
+    let mut status = PluginStatus { name, version, sha256, config, ..PluginStatus::default() };
+    for slot in running.stats.status.plugins(operator) {
+        let (active, beside) = slot.get();
+        add(&mut status.use_of, &active);
+        if let Some(beside) = beside {
+            add(status.beside.get_or_insert_default(), &beside);
+        }
+    }
+    Some(status)
 }

@@ -16,7 +16,8 @@ const WORKERS: usize = 4;
 const WAITING_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
-const BODY_BYTES_MAX: u64 = 64 << 10;
+/// Of a body, that many bytes must come within [`PATIENCE`].
+const BODY_BYTES_MIN: usize = 64 << 10;
 /// For a whole request to arrive, and for the whole answer to be taken.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5_000 });
 /// After an error of the listener (too many open files, say).
@@ -27,9 +28,21 @@ pub struct Request {
     pub method: String,
     /// without the query
     pub path: String,
+    /// what comes after `?`, as it was sent
+    pub query: String,
     pub host: Option<String>,
     pub authorization: Option<Vec<u8>>,
+    /// set by browsers: the page that sends it
+    pub origin: Option<String>,
+    pub content_type: Option<String>,
+    /// who the client says it is
+    pub user: Option<String>,
+    pub peer: Option<SocketAddr>,
+    pub body: Vec<u8>,
 }
+
+/// How large the body of a request may be.
+pub type BodyLimit = fn(&Request) -> u64;
 
 #[derive(Debug)]
 pub struct Response {
@@ -48,7 +61,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(listener: TcpListener, address: SocketAddr, handler: Handler) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, address: SocketAddr, limit: BodyLimit, handler: Handler) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, connections) = bounded(WAITING_MAX);
         let mut server = Self { address, stop: Arc::clone(&stop), threads: Vec::new() };
@@ -56,7 +69,7 @@ impl Server {
             let (connections, handler): (Receiver<TcpStream>, _) = (connections.clone(), Arc::clone(&handler));
             let work = move || {
                 for stream in connections {
-                    if let Err(error) = serve(stream, &handler) {
+                    if let Err(error) = serve(stream, limit, &handler) {
                         debug!("a client of the API is gone: {error}");
                     }
                 }
@@ -99,9 +112,9 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut stream: TcpStream, handler: &Handler) -> io::Result<()> {
+fn serve(mut stream: TcpStream, limit: BodyLimit, handler: &Handler) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let response = match read(&mut stream, Instant::now() + PATIENCE)? {
+    let response = match read(&mut stream, limit, Instant::now() + PATIENCE)? {
         Ok(request) => {
             let mut response = handler(&request);
             if request.method == "HEAD" {
@@ -118,9 +131,9 @@ fn serve(mut stream: TcpStream, handler: &Handler) -> io::Result<()> {
 }
 
 /// A request, or the answer to what is none.
-fn read(stream: &mut TcpStream, until: Instant) -> io::Result<Result<Request, Response>> {
+fn read(stream: &mut TcpStream, limit: BodyLimit, until: Instant) -> io::Result<Result<Request, Response>> {
     let mut bytes = Vec::with_capacity(1 << 10);
-    let (request, body_bytes, head_bytes) = loop {
+    let (mut request, body_bytes, head_bytes) = loop {
         if bytes.len() >= HEAD_BYTES_MAX {
             return Ok(Err(super::routes::refusal(431, "the head of the request is too long")));
         }
@@ -134,21 +147,30 @@ fn read(stream: &mut TcpStream, until: Instant) -> io::Result<Result<Request, Re
             Err(refusal) => return Ok(Err(refusal)),
         }
     };
-    // nothing reads a body yet, but a client may send one
-    let mut left = body_bytes.saturating_sub((bytes.len() - head_bytes) as u64);
-    while left > 0 {
-        bytes.clear();
-        match receive(stream, &mut bytes, HEAD_BYTES_MAX, until)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => left = left.saturating_sub(n as u64),
+    if body_bytes > limit(&request) {
+        return Ok(Err(super::routes::refusal(413, "the body is too long")));
+    }
+    let body_bytes = usize::try_from(body_bytes).unwrap_or(usize::MAX);
+    let mut body = bytes.split_off(head_bytes.min(bytes.len()));
+    request.peer = stream.peer_addr().ok();
+    let (mut until, mut mark) = (until, 0);
+    while body.len() < body_bytes {
+        if body.len() - mark >= BODY_BYTES_MIN {
+            (until, mark) = (Instant::now() + PATIENCE, body.len());
+        }
+        let room = body_bytes - body.len();
+        if receive(stream, &mut body, room, until)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+    body.truncate(body_bytes);
+    request.body = body;
     Ok(Ok(request))
 }
 
 fn receive(stream: &mut TcpStream, into: &mut Vec<u8>, max: usize, until: Instant) -> io::Result<usize> {
     stream.set_read_timeout(Some(left(until)?))?;
-    let mut chunk = [0; 4 << 10];
+    let mut chunk = [0; 16 << 10];
     let room = chunk.len().min(max);
     let n = stream.read(chunk.get_mut(..room).unwrap_or_default())?;
     into.extend_from_slice(chunk.get(..n).unwrap_or_default());
@@ -185,13 +207,23 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, u64, usize)>, Response> {
             number.ok_or_else(|| bad("the Content-Length is no number"))?
         }
     };
-    if body_bytes > BODY_BYTES_MAX {
-        return Err(super::routes::refusal(413, "the body is too long"));
-    }
-    let path = target.split(['?', '#']).next().unwrap_or_default().to_owned();
-    let host = header("host").and_then(|h| std::str::from_utf8(h).ok()).map(str::to_owned);
-    let authorization = header("authorization").map(<[u8]>::to_vec);
-    Ok(Some((Request { method: method.to_owned(), path, host, authorization }, body_bytes, head_bytes)))
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let text = |name: &str| header(name).and_then(|h| std::str::from_utf8(h).ok()).map(str::to_owned);
+    let request = Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        query: query.to_owned(),
+        host: text("host"),
+        authorization: header("authorization").map(<[u8]>::to_vec),
+        // one that cannot be read is not the API's own
+        origin: header("origin").map(|h| String::from_utf8_lossy(h).into_owned()),
+        content_type: text("content-type"),
+        user: text("x-millrace-user"),
+        peer: None,
+        body: Vec::new(),
+    };
+    Ok(Some((request, body_bytes, head_bytes)))
 }
 
 fn write(stream: &mut TcpStream, response: &Response, until: Instant) -> io::Result<()> {
@@ -225,13 +257,18 @@ fn write(stream: &mut TcpStream, response: &Response, until: Instant) -> io::Res
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        409 => "Conflict",
         411 => "Length Required",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Content",
         431 => "Request Header Fields Too Large",
         _ => "Internal Server Error",
     }

@@ -3,6 +3,7 @@
 //! Names end in their unit. `…_at_ms` is an instant of the wall clock, `watermark_ms`, `start_ms` and the like are event
 //! time, all in milliseconds since the epoch; `…_for_ms` is how long something has lasted. What is not known is null.
 
+use millrace_core::swap::SwapRecord;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,44 @@ pub struct PipelineStatus {
     pub checkpoint: Option<CheckpointStatus>,
     pub commit: Option<CommitStatus>,
     pub nodes: Vec<NodeStatus>,
+}
+
+/// `/api/v1/pipelines/{name}/swaps`, oldest first
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Swaps {
+    pub swaps: Vec<SwapRecord>,
+}
+
+/// A savepoint is complete in this folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavepointTaken {
+    pub checkpoint: u64,
+    pub folder: String,
+}
+
+/// The plugin of an operator, over its tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginStatus {
+    pub name: String,
+    pub version: String,
+    pub sha256: String,
+    pub config: String,
+    /// of the version that gives the results
+    pub use_of: PluginUse,
+    /// of the version beside it, while there is one
+    pub beside: Option<PluginUse>,
+}
+
+/// Counters are of this process, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginUse {
+    pub calls_total: u64,
+    /// processor time
+    pub cpu_ns_total: u64,
+    /// rows that it was given
+    pub rows_total: u64,
+    /// linear memory of its instances
+    pub memory_bytes: u64,
 }
 
 /// The last one that is durable.
@@ -104,6 +143,8 @@ pub struct NodeStatus {
     pub plugin_failures_total: u64,
     pub groups: i64,
     pub state_bytes: i64,
+    /// of an operator that has one
+    pub plugin: Option<PluginStatus>,
 }
 
 /// `/api/v1/pipelines/{name}/operators/{operator}`

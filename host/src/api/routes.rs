@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::changes::{self, Changes};
 use super::http::{Request, Response};
-use super::model::{Failure, Health, OperatorStatus, Pipelines};
+use super::model::{Failure, Health, OperatorStatus, Pipelines, Swaps};
 use super::token::Token;
 use super::{Running, explain, metrics};
 
@@ -19,10 +20,22 @@ enum Route {
     Pipeline,
     Explain,
     Operator,
+    Swaps,
+    Swap,
+    Plugin,
+    Rollback,
+    Stop,
+    Savepoints,
+}
+
+impl Route {
+    fn changes(self) -> bool {
+        matches!(self, Self::Plugin | Self::Rollback | Self::Stop | Self::Savepoints)
+    }
 }
 
 /// `{…}` stands for one segment.
-const ROUTES: [(&str, Route); 8] = [
+const ROUTES: [(&str, Route); 14] = [
     ("/", Route::Root),
     ("/health", Route::Health),
     ("/metrics", Route::Metrics),
@@ -31,6 +44,12 @@ const ROUTES: [(&str, Route); 8] = [
     ("/api/v1/pipelines/{name}", Route::Pipeline),
     ("/api/v1/pipelines/{name}/explain", Route::Explain),
     ("/api/v1/pipelines/{name}/operators/{operator}", Route::Operator),
+    ("/api/v1/pipelines/{name}/swaps", Route::Swaps),
+    ("/api/v1/pipelines/{name}/swaps/{id}", Route::Swap),
+    ("/api/v1/pipelines/{name}/operators/{operator}/plugin", Route::Plugin),
+    ("/api/v1/pipelines/{name}/operators/{operator}/rollback", Route::Rollback),
+    ("/api/v1/pipelines/{name}/stop", Route::Stop),
+    ("/api/v1/pipelines/{name}/savepoints", Route::Savepoints),
 ];
 
 const OPENAPI: &str = include_str!("openapi.json");
@@ -39,11 +58,12 @@ pub struct Routes {
     running: Running,
     token: Option<Token>,
     loopback: bool,
+    changes: Changes,
 }
 
 impl Routes {
     pub fn new(running: Running, token: Option<Token>, loopback: bool) -> Self {
-        Self { running, token, loopback }
+        Self { running, token, loopback, changes: Changes::default() }
     }
 
     pub fn answer(&self, request: &Request) -> Response {
@@ -53,9 +73,16 @@ impl Routes {
         if let Err(refused) = self.admit(request, route) {
             return refused;
         }
-        if !matches!(request.method.as_str(), "GET" | "HEAD") {
-            let mut refused = refusal(405, "only GET and HEAD are answered here");
-            refused.headers.push(("Allow", "GET, HEAD".to_owned()));
+        let allowed: &[&str] = if route.changes() { &["POST"] } else { &["GET", "HEAD"] };
+        if !allowed.contains(&request.method.as_str()) {
+            let allowed = allowed.join(", ");
+            let mut refused = refusal(405, &format!("only {allowed} is answered here"));
+            refused.headers.push(("Allow", allowed));
+            return refused;
+        }
+        if route.changes()
+            && let Some(refused) = changes::from_elsewhere(request)
+        {
             return refused;
         }
         let r = &self.running;
@@ -64,6 +91,7 @@ impl Routes {
         {
             return refusal(404, &format!("there is no pipeline `{name}` here: this is `{}`", r.pipeline.name));
         }
+        let second = names.get(1).copied().unwrap_or_default();
         match route {
             Route::Root => text("text/plain; charset=utf-8", explain::explain(r).text()),
             Route::Health => json(200, &Health { status: "ok".to_owned() }),
@@ -72,7 +100,16 @@ impl Routes {
             Route::Pipelines => json(200, &Pipelines { pipelines: vec![r.pipeline.name.clone()] }),
             Route::Pipeline => json(200, &explain::status(r)),
             Route::Explain => json(200, &explain::explain(r)),
-            Route::Operator => self.operator(names.get(1).copied().unwrap_or_default()),
+            Route::Operator => self.operator(second),
+            Route::Swaps => json(200, &Swaps { swaps: r.history.snapshot().iter().cloned().collect() }),
+            Route::Swap => {
+                let found = second.parse().ok().and_then(|id| r.history.lock().get(id).cloned());
+                found.map_or_else(|| refusal(404, &format!("there is no swap `{second}`")), |swap| json(200, &swap))
+            }
+            Route::Plugin => self.changes.swap(r, second, request),
+            Route::Rollback => self.changes.roll_back(r, second, request),
+            Route::Stop => self.changes.stop(r, request),
+            Route::Savepoints => self.changes.savepoint(r, request),
         }
     }
 
@@ -129,7 +166,7 @@ fn text(content_type: &'static str, body: String) -> Response {
     Response { status: 200, content_type, headers: Vec::new(), body: body.into_bytes() }
 }
 
-fn json(status: u16, body: &impl Serialize) -> Response {
+pub fn json(status: u16, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(body) => Response { status, content_type: JSON, headers: Vec::new(), body },
         Err(error) => Response {
@@ -141,11 +178,14 @@ fn json(status: u16, body: &impl Serialize) -> Response {
     }
 }
 
+pub use changes::body_limit;
+
 pub fn refusal(status: u16, message: &str) -> Response {
     json(status, &Failure { error: message.to_owned() })
 }
 
+/// Path and method of each.
 #[cfg(test)]
-pub fn templates() -> Vec<&'static str> {
-    ROUTES.iter().map(|(template, _)| *template).collect()
+pub fn templates() -> Vec<(&'static str, &'static str)> {
+    ROUTES.iter().map(|(template, route)| (*template, if route.changes() { "post" } else { "get" })).collect()
 }

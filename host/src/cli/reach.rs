@@ -1,7 +1,9 @@
 //! From PIPELINE, a file or a name, to the run that answers for it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
 use super::Failure;
@@ -104,6 +106,26 @@ impl Reach {
     }
 }
 
+/// The runs of all pipeline files that are found here.
+pub fn all_running() -> Vec<Run> {
+    let mut runs = Vec::new();
+    for folder in FOLDERS {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "toml") && names(file).is_some()) {
+            // one that does not run, or is no right pipeline file, is none
+            let reach = Reach { pipeline: format!("{}/{}", folder, file_name(file)), api: None };
+            runs.extend(reach.find().ok());
+        }
+    }
+    runs
+}
+
+fn file_name(file: &Path) -> String {
+    file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 fn is_file(text: &str) -> bool {
     text.ends_with(".toml") || text.contains('/')
 }
@@ -121,18 +143,58 @@ impl Run {
     }
 }
 
+/// What is sent with a request that changes something.
+pub enum Body {
+    None,
+    Wasm(Vec<u8>),
+    Json(serde_json::Value),
+}
+
+impl Run {
+    pub fn name(&self) -> &str {
+        &self.status.name
+    }
+
+    /// Asks for a change below the pipeline's own path. `patience`: until it is accepted.
+    pub fn post<T: DeserializeOwned>(&self, below: &str, body: Body, patience: Duration) -> anyhow::Result<T> {
+        let url = format!("{}{below}", self.url);
+        let mut request = self.client.post(&url).timeout(patience).header("X-Millrace-User", user());
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", token.header());
+        }
+        request = match body {
+            Body::None => request,
+            Body::Wasm(bytes) => request.header("Content-Type", "application/wasm").body(bytes),
+            Body::Json(value) => request.header("Content-Type", "application/json").body(value.to_string()),
+        };
+        self.runtime.block_on(async {
+            let response = request.send().await.with_context(|| format!("nobody answers at {url}"))?;
+            answer(&url, response).await
+        })
+    }
+}
+
+/// As the log of the run names who asked.
+fn user() -> String {
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
+    user.chars().filter(char::is_ascii_graphic).collect()
+}
+
 async fn get<T: DeserializeOwned>(client: &reqwest::Client, url: &str, token: Option<&Token>) -> anyhow::Result<T> {
-    use anyhow::Context;
     let mut request = client.get(url);
     if let Some(token) = token {
         request = request.header("Authorization", token.header());
     }
     let response = request.send().await.with_context(|| format!("nobody answers at {url}"))?;
+    answer(url, response).await
+}
+
+async fn answer<T: DeserializeOwned>(url: &str, response: reqwest::Response) -> anyhow::Result<T> {
     let status = response.status();
     let bytes = response.bytes().await.with_context(|| format!("{url} breaks off"))?;
     if !status.is_success() {
-        let said = serde_json::from_slice::<model::Failure>(&bytes).map_or(String::new(), |f| format!(": {}", f.error));
-        anyhow::bail!("{url} answers {status}{said}");
+        let said = serde_json::from_slice::<model::Failure>(&bytes).map_or(String::new(), |f| f.error);
+        anyhow::bail!("{}", if said.is_empty() { format!("{url} answers {status}") } else { said });
     }
     serde_json::from_slice(&bytes).with_context(|| format!("{url} answers something else: is it Millrace?"))
 }

@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Sender, unbounded};
 use tokio::runtime::Handle;
+use tracing::warn;
 
-use super::open::{Substitute, load, resolve};
+use super::open::{Substitute, load, resolve, start_engine};
 use super::{Failure, RunArgs, Ui};
 use crate::api::address::{Address, Announced};
 use crate::api::token::Token;
 use crate::api::{self, Api, Bound, Running};
-use crate::runtime::begin::Begin;
+use crate::checkpoint::CheckpointStore;
+use crate::runtime::begin::{Begin, savepoints};
+use crate::runtime::control::Control;
+use crate::runtime::controller::Controller;
 use crate::runtime::coordinator::{Finished, Order};
 use crate::runtime::nodes;
 use crate::runtime::progress::Progress;
@@ -48,8 +52,9 @@ pub fn run_with(args: &RunArgs, substitute: Option<Substitute<'_>>) -> Result<()
     let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), begin)
         .map_err(|e| Failure::Other(anyhow::Error::new(e)))?;
     let (orders, order_receiver) = unbounded();
+    let control = controller(&parts, orders.clone());
     stop_on_signals(orders)?;
-    let api = bound.map(|bound| serve(bound, &parts, runtime.handle())).transpose()?;
+    let api = bound.map(|bound| serve(bound, &parts, control, runtime.handle())).transpose()?;
     let progress = Progress::start(&loaded.pipeline, &parts.stats, &parts.clock, args.progress);
     let finished = run_pipeline(parts, options, order_receiver);
     progress.finish();
@@ -72,9 +77,30 @@ fn bind(ui: Option<Ui>) -> Result<Option<Bound>, Failure> {
     api::bind(wanted, token).map(Some).map_err(Failure::Usage)
 }
 
+/// What the API can change; none: only looked at.
+fn controller(parts: &Parts, orders: Sender<Order>) -> Option<Arc<dyn Control>> {
+    let store = CheckpointStore::open(&parts.pipeline.checkpoint.location, &parts.pipeline.name);
+    let controller = store.map_err(|e| e.to_string()).and_then(|store| {
+        let savepoints = savepoints(store.clone(), parts.runtime.clone(), Arc::clone(&parts.clock));
+        Controller::new(parts, orders, store, Box::new(start_engine), Some(savepoints))
+    });
+    match controller {
+        Ok(controller) => Some(Arc::new(controller)),
+        Err(error) => {
+            warn!("plugins of this run cannot be replaced while it runs: {error}");
+            None
+        }
+    }
+}
+
 /// Answers, and says where beside the checkpoints, until what it returns is dropped.
-fn serve(bound: Bound, parts: &Parts, runtime: &Handle) -> anyhow::Result<(Option<Announced>, Api)> {
-    let api = bound.serve(Running::new(parts)).map_err(anyhow::Error::msg)?;
+fn serve(
+    bound: Bound,
+    parts: &Parts,
+    control: Option<Arc<dyn Control>>,
+    runtime: &Handle,
+) -> anyhow::Result<(Option<Announced>, Api)> {
+    let api = bound.serve(Running::new(parts, control)).map_err(anyhow::Error::msg)?;
     eprintln!("api: {}", api.url);
     let address = Address {
         pipeline: parts.pipeline.name.clone(),

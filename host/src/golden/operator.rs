@@ -129,6 +129,7 @@ impl Operator {
                         u64::MAX,
                     ),
                     input,
+                    Arc::default(),
                 ),
                 desk: Arc::default(),
                 kept_bytes_max: KEPT_BYTES_MAX,

@@ -9,6 +9,7 @@ use arrow_array::ArrayRef;
 use millrace_core::schema::Schema;
 use millrace_plugin::aggregation::{Accumulator, Origin, Plugin, Window};
 use millrace_plugin::column::{ColumnRef, Error, Field as SdkField};
+use millrace_plugin::migrate::Own;
 use millrace_plugin::plugin::{Info as SdkInfo, Rejected as SdkRejected};
 use millrace_plugin::prelude::Timestamptz;
 
@@ -78,13 +79,14 @@ impl<P: Plugin> AggregatorFactory for NativeFactory<P> {
         let plugin = self.info.name.clone();
         let accumulator = P::Accumulator::open(config, &fields_in(offered)).map_err(|e| refused(&plugin, &e))?;
         let signature = accumulator.signature();
+        let own = Own::new(P::Accumulator::info(), config, signature.state.clone());
         let signature = Signature {
             input: wanted_out(signature.input),
             state: schema_out(signature.state),
             output: schema_out(signature.output),
             ordered: signature.ordered,
         };
-        Ok(Box::new(Native { plugin, accumulator, signature }))
+        Ok(Box::new(Native { plugin, accumulator, signature, own }))
     }
 }
 
@@ -92,6 +94,7 @@ struct Native<A> {
     plugin: String,
     accumulator: A,
     signature: Signature,
+    own: Own,
 }
 
 impl<A> Native<A> {
@@ -151,6 +154,16 @@ impl<A: Accumulator> Aggregator for Native<A> {
             config: origin.config.clone(),
             state: fields_in(&origin.state),
         };
-        Ok(self.accumulator.takes(&origin).then(|| state.to_vec()))
+        if self.own.is(&origin) {
+            return Ok(Some(state.to_vec()));
+        }
+        let migrate = |columns: &[ColumnRef<'_>]| self.accumulator.migrate(&origin, columns);
+        let migrated = borrowed(state.iter().map(Some), migrate).map_err(|e| broke(&self.plugin, "migrate", e))?;
+        match migrated.map_err(|e| self.broke("migrate", e))? {
+            Some(columns) => {
+                columns_out(columns, &self.signature.state).map(Some).map_err(|e| self.broke("migrate", e))
+            }
+            None => Ok(None),
+        }
     }
 }

@@ -26,7 +26,9 @@ use super::bisect::{guilty_rows, pick, plugin_at_fault, take, take_input};
 use super::message::RunError;
 use super::recorder::{Failed, PlaceOf, Recorder, with_command};
 use super::stats::NodeStats;
+use super::status::PluginGauges;
 use crate::capture::Place;
+use crate::clock::thread_cpu_ns;
 use crate::plugin::{Aggregator, OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
 
 pub mod log;
@@ -64,6 +66,7 @@ pub struct Accumulator {
     exchanges: u64,
     /// another version is there to take over: the first failure is the last
     strict: bool,
+    gauges: Arc<PluginGauges>,
 }
 
 /// State as it left the plugin, or came from a checkpoint.
@@ -107,7 +110,25 @@ impl Accumulator {
             rebuilt_bytes: 0,
             exchanges: 0,
             strict: false,
+            gauges: Arc::default(),
         }
+    }
+
+    /// Where it writes what it takes.
+    pub fn set_gauges(&mut self, gauges: Arc<PluginGauges>) {
+        self.gauges = gauges;
+    }
+
+    pub fn gauges(&self) -> &Arc<PluginGauges> {
+        &self.gauges
+    }
+
+    /// A call is over that began when the thread had used so much.
+    fn count(&self, began_ns: u64, rows: usize) {
+        self.gauges.calls_total.fetch_add(1, Relaxed);
+        self.gauges.cpu_ns_total.fetch_add(thread_cpu_ns().saturating_sub(began_ns), Relaxed);
+        self.gauges.rows_total.fetch_add(rows as u64, Relaxed);
+        self.gauges.memory_bytes.store(self.plugin.memory_bytes(), Relaxed);
     }
 
     /// Whether a dead instance is an error ([`RunError::Version`]) and not brought back: another version takes over.
@@ -145,7 +166,10 @@ impl Accumulator {
         place: PlaceOf<'_>,
     ) -> Result<Vec<Rejected>, RunError> {
         self.grow(total_slots);
-        match self.plugin.update(&columns, slots, self.total_slots) {
+        let began_ns = thread_cpu_ns();
+        let result = self.plugin.update(&columns, slots, self.total_slots);
+        self.count(began_ns, slots.len());
+        match result {
             Ok(mut rejected) => {
                 self.failures = 0;
                 self.log.push(Told::Update { columns, slots: slots.to_vec() });
@@ -284,7 +308,10 @@ impl Accumulator {
             plugin.reset(borrowed)?;
             Ok(output)
         };
-        match evaluate(&mut *self.plugin, self.total_slots) {
+        let began_ns = thread_cpu_ns();
+        let result = evaluate(&mut *self.plugin, self.total_slots);
+        self.count(began_ns, 0);
+        match result {
             Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => {
                 self.bring_back(&error.to_string())?;
@@ -376,7 +403,10 @@ impl Accumulator {
         asked: Asked<'_>,
         call: impl Fn(&mut dyn Aggregator, u32) -> Result<T, PluginError>,
     ) -> Result<T, RunError> {
-        match call(&mut *self.plugin, self.total_slots) {
+        let began_ns = thread_cpu_ns();
+        let result = call(&mut *self.plugin, self.total_slots);
+        self.count(began_ns, 0);
+        match result {
             Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => {
                 let captured = self.record_call(&error, asked);

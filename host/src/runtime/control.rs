@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use millrace_core::swap::SwapRecord;
+use millrace_core::swap::{SwapRecord, Version};
 
 /// A plugin for an operator that runs.
 #[derive(Clone, Debug, Default)]
@@ -61,8 +61,8 @@ pub trait Control: Send + Sync {
     /// a swap back.
     fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused>;
 
-    /// The last swaps, oldest first.
-    fn swaps(&self) -> Vec<SwapRecord>;
+    /// The plugin that gives an operator's results; none: it has none.
+    fn plugin(&self, operator: &str) -> Option<Version>;
 
     /// Checkpoint, commit, end.
     fn stop(&self, by: &str) -> Result<(), Refused>;

@@ -390,8 +390,9 @@ impl Control for Controller {
         self.begin(request, true)
     }
 
-    fn swaps(&self) -> Vec<SwapRecord> {
-        self.history.lock().iter().cloned().collect()
+    fn plugin(&self, operator: &str) -> Option<Version> {
+        let node = self.nodes.get(operator).filter(|node| node.spec.aggregates.is_empty())?;
+        Some(self.running(operator, node).plugin)
     }
 
     fn stop(&self, by: &str) -> Result<(), Refused> {

@@ -421,6 +421,7 @@ fn aggregate_task(
                 node.spec.consecutive_limit,
             ),
             input,
+            parts.stats.status.plugin(&node.name),
         ),
         desk,
         kept_bytes_max,

@@ -4,7 +4,7 @@
 //! own steady clock ([`Status::now_ms`]), which no change of the machine's clock moves.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -139,6 +139,30 @@ pub struct SourceStatus {
     pub partitions: Partitions,
 }
 
+/// What one plugin instance has taken, and takes.
+#[derive(Debug, Default)]
+pub struct PluginGauges {
+    pub calls_total: AtomicU64,
+    /// processor time of the thread that called it
+    pub cpu_ns_total: AtomicU64,
+    pub rows_total: AtomicU64,
+    pub memory_bytes: AtomicU64,
+}
+
+/// Of one task: the version that gives the results, and the one beside it.
+#[derive(Debug, Default)]
+pub struct PluginSlot(Mutex<(Arc<PluginGauges>, Option<Arc<PluginGauges>>)>);
+
+impl PluginSlot {
+    pub fn set(&self, active: &Arc<PluginGauges>, beside: Option<&Arc<PluginGauges>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::clone(active), beside.cloned());
+    }
+
+    pub fn get(&self) -> (Arc<PluginGauges>, Option<Arc<PluginGauges>>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Everything that the tasks of a run publish.
 #[derive(Debug)]
 pub struct Status {
@@ -148,6 +172,7 @@ pub struct Status {
     pub memory: Arc<Memory>,
     sources: Mutex<BTreeMap<Arc<str>, SourceStatus>>,
     operators: Mutex<BTreeMap<Arc<str>, Vec<Arc<OperatorStatus>>>>,
+    plugins: Mutex<BTreeMap<Arc<str>, Vec<Arc<PluginSlot>>>>,
 }
 
 impl Default for Status {
@@ -158,6 +183,7 @@ impl Default for Status {
             memory: Arc::default(),
             sources: Mutex::default(),
             operators: Mutex::default(),
+            plugins: Mutex::default(),
         }
     }
 }
@@ -176,6 +202,20 @@ impl Status {
         let mut operators = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
         operators.entry(Arc::clone(node)).or_default().push(Arc::clone(&status));
         status
+    }
+
+    /// The plugin of the next task of an operator.
+    pub fn plugin(&self, node: &Arc<str>) -> Arc<PluginSlot> {
+        let slot = Arc::<PluginSlot>::default();
+        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        plugins.entry(Arc::clone(node)).or_default().push(Arc::clone(&slot));
+        slot
+    }
+
+    /// Of an operator, one per task.
+    pub fn plugins(&self, node: &str) -> Vec<Arc<PluginSlot>> {
+        let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        plugins.get(node).cloned().unwrap_or_default()
     }
 
     pub fn source(&self, node: &Arc<str>, source: SourceStatus) {

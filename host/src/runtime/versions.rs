@@ -33,6 +33,7 @@ use super::aggregate_task::{InputColumn, Pending};
 use super::failures::FailedRow;
 use super::message::{Event, RunError, TaskId};
 use super::recorder::{PlaceOf, Recorder};
+use super::status::{PluginGauges, PluginSlot};
 use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
 
 pub mod companion;
@@ -97,10 +98,19 @@ pub struct Versions {
     fallen: Option<Fallen>,
     /// of versions that were active before
     exchanges_before: u64,
+    slot: Arc<PluginSlot>,
 }
 
 impl Versions {
-    pub fn new(task: TaskId, events: Sender<Event>, accumulator: Accumulator, input: Vec<InputColumn>) -> Self {
+    /// `slot`: where what the versions take is published.
+    pub fn new(
+        task: TaskId,
+        events: Sender<Event>,
+        accumulator: Accumulator,
+        input: Vec<InputColumn>,
+        slot: Arc<PluginSlot>,
+    ) -> Self {
+        slot.set(accumulator.gauges(), None);
         Self {
             task,
             events,
@@ -109,6 +119,7 @@ impl Versions {
             exporting: Vec::new(),
             fallen: None,
             exchanges_before: 0,
+            slot,
         }
     }
 
@@ -145,7 +156,9 @@ impl Versions {
         let state = self.active.accumulator.copy();
         let total = self.active.accumulator.total_slots();
         let candidate = Arc::clone(candidate);
-        let accumulator = node.accumulator(&candidate);
+        let gauges = Arc::<PluginGauges>::default();
+        self.slot.set(self.active.accumulator.gauges(), Some(&gauges));
+        let accumulator = node.accumulator(&candidate, gauges);
         let companion =
             Companion::candidate(&self.task, &self.events, candidate, accumulator, state, total, warm_until_ms);
         match companion {
@@ -169,14 +182,18 @@ impl Versions {
         self.active.accumulator.set_strict(false);
         if let Some(is_over) = keep {
             former.accumulator.set_strict(true);
+            let beside = Arc::clone(former.accumulator.gauges());
             match Companion::fallback(&self.task, &self.events, former, Arc::clone(is_over)) {
                 Ok(companion) => {
                     self.active.accumulator.set_strict(true);
                     self.companion = Some(companion);
+                    self.slot.set(self.active.accumulator.gauges(), Some(&beside));
+                    return Ok(Some(taken));
                 }
                 Err(reason) => warn!(task = %self.task, "there will be no way back by itself: {reason}"),
             }
         }
+        self.slot.set(self.active.accumulator.gauges(), None);
         Ok(Some(taken))
     }
 
@@ -189,6 +206,7 @@ impl Versions {
     fn part(&mut self) {
         self.companion = None;
         self.active.accumulator.set_strict(false);
+        self.slot.set(self.active.accumulator.gauges(), None);
     }
 
     /// Lets go of it to have its memory.
@@ -224,6 +242,7 @@ impl Versions {
         self.exchanges_before += self.active.accumulator.exchanges() + 1;
         let failed = std::mem::replace(&mut self.active, version);
         self.active.accumulator.set_strict(false);
+        self.slot.set(self.active.accumulator.gauges(), None);
         // a run that is over has no receiver left
         let _ =
             self.events.send(Event::FellBack { task: self.task.clone(), version: failed.id, reason: reason.clone() });
@@ -418,6 +437,7 @@ impl NodeParts<'_> {
     fn accumulator(
         &self,
         candidate: &Arc<Candidate>,
+        gauges: Arc<PluginGauges>,
     ) -> impl FnOnce() -> Result<Accumulator, PluginError> + Send + use<> {
         let (node, stats) = (Arc::clone(self.node), Arc::clone(self.stats));
         let (kept_bytes_max, consecutive_limit) = (self.kept_bytes_max, self.consecutive_limit);
@@ -430,6 +450,7 @@ impl NodeParts<'_> {
             let mut accumulator =
                 Accumulator::new(node, plugin, open, kept_bytes_max, stats, recorder, consecutive_limit);
             accumulator.set_strict(true);
+            accumulator.set_gauges(gauges);
             Ok(accumulator)
         }
     }

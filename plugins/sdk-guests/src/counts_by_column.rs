@@ -1,6 +1,6 @@
 //! Counts by event type and a sum, by hand on the columns: what `counts_by_row` is measured against.
 
-use millrace_plugin::aggregation::{Accumulator, Origin, OutputRows, Plugin, Signature, StateChunk, Window};
+use millrace_plugin::aggregation::{Accumulator, OutputRows, Plugin, Signature, StateChunk, Window};
 use millrace_plugin::column::{Column, ColumnData, ColumnRef, DataRef, DataType, Error, Field, Wanted, bit};
 use millrace_plugin::input::Strings;
 use millrace_plugin::plugin::{Info, Rejected};
@@ -165,9 +165,5 @@ impl Accumulator for Counts {
 
     fn size(&mut self) -> u64 {
         (self.slots.capacity() * size_of::<Slot>()) as u64
-    }
-
-    fn takes(&self, origin: &Origin) -> bool {
-        origin.state == fields()
     }
 }

@@ -1,5 +1,6 @@
 //! `#[aggregation]`, `#[transform]`, `#[join]`: fill in what the author need not write, and export the component.
 
+use crate::migrations;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
@@ -247,9 +248,13 @@ pub fn expand(kind: &Kind, arguments: &Arguments, mut item: ItemImpl) -> Result<
     }
     added.push(parse_quote!(const NAME: &'static str = #name;));
     added.push(parse_quote!(const VERSION: &'static str = #version;));
+    let mut beside = TokenStream::new();
     if kind.keys.contains(&"ordered") {
         let ordered = arguments.given.iter().any(|(key, _)| key == "ordered");
         added.push(parse_quote!(const ORDERED: bool = #ordered;));
+        let migrations = migrations::take(&mut item)?;
+        added.push(migrations.constant);
+        beside = migrations.functions;
     }
     item.items.extend(added);
     let ty = &item.self_ty;
@@ -259,6 +264,8 @@ pub fn expand(kind: &Kind, arguments: &Arguments, mut item: ItemImpl) -> Result<
     let associated = format_ident!("{associated}");
     Ok(quote! {
         #item
+
+        #beside
 
         #[automatically_derived]
         impl #plugin for #ty {

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Error, Fields, Ident, Lit, LitStr, Result, Type};
+use syn::{Data, DeriveInput, Error, Expr, Fields, Ident, Lit, LitStr, Result, Token, Type};
 
 /// One field, with what its attribute says.
 struct Field<'a> {
@@ -13,6 +13,8 @@ struct Field<'a> {
     name: String,
     optional: bool,
     default: Option<Lit>,
+    /// of a state: `default`, or `default = …`
+    state_default: Option<Option<Expr>>,
 }
 
 /// The fields of a struct; `attribute` may hold the named `keys`.
@@ -29,7 +31,8 @@ fn fields<'a>(item: &'a DeriveInput, attribute: &str, keys: &[&str]) -> Result<V
     let mut out: Vec<Field<'_>> = Vec::new();
     for field in &named.named {
         let Some(ident) = &field.ident else { continue };
-        let mut new = Field { ident, ty: &field.ty, name: ident.unraw().to_string(), optional: false, default: None };
+        let name = ident.unraw().to_string();
+        let mut new = Field { ident, ty: &field.ty, name, optional: false, default: None, state_default: None };
         for attr in field.attrs.iter().filter(|a| a.path().is_ident(attribute)) {
             attr.parse_nested_meta(|meta| {
                 let key = meta.path.get_ident().map(Ident::to_string).unwrap_or_default();
@@ -39,6 +42,12 @@ fn fields<'a>(item: &'a DeriveInput, attribute: &str, keys: &[&str]) -> Result<V
                 match key.as_str() {
                     "name" => new.name = meta.value()?.parse::<LitStr>()?.value(),
                     "optional" => new.optional = true,
+                    _ if attribute == "state" => {
+                        new.state_default = Some(match meta.input.peek(Token![=]) {
+                            true => Some(meta.value()?.parse()?),
+                            false => None,
+                        });
+                    }
                     _ => new.default = Some(meta.value()?.parse()?),
                 }
                 Ok(())
@@ -134,9 +143,47 @@ fn no_lifetimes(item: &DeriveInput) -> Result<()> {
     }
 }
 
+/// What stands above the struct of a state.
+#[derive(Default)]
+struct StateRules {
+    drops: Vec<LitStr>,
+    any_config: bool,
+}
+
+fn state_rules(item: &DeriveInput, fields: &[Field<'_>]) -> Result<StateRules> {
+    let mut rules = StateRules::default();
+    for attr in item.attrs.iter().filter(|a| a.path().is_ident("state")) {
+        attr.parse_nested_meta(|meta| {
+            if meta.path.is_ident("any_config") {
+                rules.any_config = true;
+                return Ok(());
+            }
+            if !meta.path.is_ident("drops") {
+                return Err(meta.error("unknown attribute; there are: drops, any_config"));
+            }
+            if !meta.input.peek(syn::token::Paren) {
+                return Err(meta.error("write `drops(\"old_field\")`"));
+            }
+            let names;
+            syn::parenthesized!(names in meta.input);
+            rules.drops.extend(names.parse_terminated(|input| input.parse::<LitStr>(), Token![,])?);
+            Ok(())
+        })?;
+    }
+    match rules.drops.iter().find(|name| fields.iter().any(|f| f.name == name.value())) {
+        Some(kept) => Err(Error::new(kept.span(), format!("`{}` is a field of this state", kept.value()))),
+        None => Ok(rules),
+    }
+}
+
+/// A value of an author's own choice is in every row, and a group with a large set has several.
+const SPLIT_DEFAULT: &str = "this state has a set, so that a group may have several rows, each with this default, which are \
+    merged: write `#[state(default)]`, then it is what `new` gives";
+
 pub fn state(item: &DeriveInput) -> Result<TokenStream> {
-    let fields = fields(item, "state", &["name"])?;
+    let fields = fields(item, "state", &["name", "default"])?;
     no_lifetimes(item)?;
+    let StateRules { drops, any_config } = state_rules(item, &fields)?;
     let name = &item.ident;
     let tys: Vec<TokenStream> = fields
         .iter()
@@ -146,8 +193,24 @@ pub fn state(item: &DeriveInput) -> Result<TokenStream> {
         })
         .collect();
     let idents: Vec<&Ident> = fields.iter().map(|f| f.ident).collect();
-    let names = fields.iter().map(|f| &f.name);
+    let names: Vec<&String> = fields.iter().map(|f| &f.name).collect();
+    let has_defaults = fields.iter().map(|f| f.state_default.is_some());
+    let adopted = fields.iter().zip(&tys).map(|(Field { ident, ty, name, state_default, .. }, field)| {
+        let adopt = quote!(#field::adopt(columns, row, &empty.#ident).map_err(|stop| stop.within(#name))?);
+        let default = match state_default {
+            None => return quote!({ lacks.next(); #adopt }),
+            Some(None) => quote!(empty.#ident),
+            Some(Some(value)) => quote_spanned!(value.span()=> { let default: #ty = #value; default }),
+        };
+        quote!(if lacks.next().unwrap_or_default() { #default } else { #adopt })
+    });
+    let chosen = fields.iter().filter_map(|f| f.state_default.as_ref()?.as_ref());
+    let never_split = chosen.map(|value| {
+        quote_spanned!(value.span()=> const _: () = ::std::assert!(!(false #(|| #tys::SPLITS)*), #SPLIT_DEFAULT);)
+    });
     Ok(quote! {
+        #(#never_split)*
+
         #[automatically_derived]
         impl ::millrace_plugin::state::State for #name {
             const HEAP: bool = false #(|| #tys::HEAP)*;
@@ -170,6 +233,25 @@ pub fn state(item: &DeriveInput) -> Result<TokenStream> {
             }
             fn heap_bytes(&self) -> usize {
                 0 #(+ #tys::heap_bytes(&self.#idents))*
+            }
+            fn rules() -> ::millrace_plugin::migrate::Rules {
+                let mut fields = ::std::vec::Vec::new();
+                #({
+                    let mut columns = ::std::vec::Vec::new();
+                    #tys::fields(#names, &mut columns);
+                    fields.push(::millrace_plugin::migrate::FieldRule {
+                        name: #names, columns, has_default: #has_defaults,
+                    });
+                })*
+                ::millrace_plugin::migrate::Rules { fields, drops: &[#(#drops),*], any_config: #any_config }
+            }
+            fn adopt(
+                columns: &mut ::std::slice::Iter<'_, ::millrace_plugin::column::ColumnRef<'_>>, row: usize,
+                lacks: &[bool], empty: Self,
+            ) -> ::std::result::Result<Self, ::millrace_plugin::migrate::Stop> {
+                let mut lacks = lacks.iter().copied();
+                let _ = (&columns, row, &mut lacks, &empty);
+                ::std::result::Result::Ok(Self { #(#idents: #adopted),* })
             }
         }
     })

@@ -5,6 +5,7 @@
 
 mod attribute;
 mod fields;
+mod migrations;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,10 @@ pub fn input(item: TokenStream) -> TokenStream {
 }
 
 /// A group's state: each field becomes one or more typed columns. `#[state(name = "…")]` renames.
+///
+/// State of an older version: `#[state(default)]` on a field fills it in where that state lacks it, with what `new` gives or
+/// with `#[state(default = …)]`; above the struct `#[state(drops("old_field"))]` lets an old field be lost, and
+/// `#[state(any_config)]` takes state that was made under other options. Everything else is for `#[migrate]`.
 #[proc_macro_derive(State, attributes(state))]
 pub fn state(item: TokenStream) -> TokenStream {
     expand(item, fields::state)
@@ -39,6 +44,16 @@ pub fn config(item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn aggregation(arguments: TokenStream, item: TokenStream) -> TokenStream {
     attribute(&attribute::AGGREGATION, arguments, item)
+}
+
+/// `#[migrate(from = "1.x")]` on a function within `#[aggregation]`: makes state of an older version's, row by row. It takes
+/// the old row (a struct with `#[derive(State)]` that has exactly the old columns), then, if it wants them, `&Origin` and
+/// the options; it returns `Self`, `Option<Self>` or `Result<Self, Reject>`.
+#[proc_macro_attribute]
+pub fn migrate(_: TokenStream, item: TokenStream) -> TokenStream {
+    let message = "`#[migrate]` belongs on a function within the `impl Aggregation for …` below `#[aggregation]`";
+    let error = syn::Error::new(proc_macro2::Span::call_site(), message).to_compile_error();
+    TokenStream::from(error).into_iter().chain(item).collect()
 }
 
 /// `#[transform(name = "…", version = "…")]` over `impl Transform for T`.

@@ -56,7 +56,7 @@ fn names_are_unique_after_renaming() {
 fn an_attribute_that_nobody_knows_is_told_what_there_is() {
     for (each, key, known) in [
         (fields::input as Derive, "input", "name, optional"),
-        (fields::state, "state", "name"),
+        (fields::state, "state", "name, default"),
         (fields::output, "output", "name"),
         (fields::config, "config", "name, default"),
     ] {
@@ -157,5 +157,57 @@ fn a_function_that_is_missing_or_wrong_is_shown_as_it_should_be() {
         (&JOIN, format!("{in_join} fn pair(&self, l: L, r: R) -> O {{ O }}"), "none".into()),
     ] {
         assert_eq!(below(kind, &format!("impl {} for A {{ {body} }}", kind.of)), expected, "{body}");
+    }
+}
+
+#[test]
+fn what_a_state_says_of_older_ones() {
+    for (attributes, expected) in [
+        ("", "none"),
+        (r#"#[state(drops("old", "older"), any_config)]"#, "none"),
+        (r#"#[state(drops("old"))] #[state(any_config)]"#, "none"),
+        ("#[state(default)]", "unknown attribute; there are: drops, any_config"),
+        ("#[state(drops)]", "write `drops(\"old_field\")`"),
+        (r#"#[state(drops("old", "b"))]"#, "`b` is a field of this state"),
+    ] {
+        let source = format!(
+            "{attributes} struct S {{ #[state(name = \"b\", default)] a: i64, #[state(default = 1 + 1)] c: i64 }}"
+        );
+        assert_eq!(derive(fields::state, &source), expected, "{attributes}");
+    }
+}
+
+#[test]
+fn what_a_migration_is() {
+    let attribute_wrong = "write `#[migrate(from = \"1.x\")]`";
+    let versions = r#"versions are named as "1", "1.x", "1.2.x" or "1.2.3""#;
+    let form = "write `fn from_v1(old: OldState, origin: &Origin, options: &Options) -> Option<Self>`; the last two \
+        parameters may be left away";
+    let fits = "fn m(old: Old) -> Self { A }";
+    for (attribute, function, expected) in [
+        ("#[migrate(from = \"1.x\")]", fits, "none"),
+        (
+            "#[millrace_plugin::prelude::migrate(from = \"1\")]",
+            "fn m(o: Old, a: &Origin, b: &()) -> Option<Self> { None }",
+            "none",
+        ),
+        ("#[migrate(from = \"1.2.3\")]", "fn m(o: Old, a: &Origin) -> Result<Self, Reject> { Ok(A) }", "none"),
+        ("#[migrate]", fits, attribute_wrong),
+        ("#[migrate(\"1.x\")]", fits, attribute_wrong),
+        ("#[migrate(to = \"1.x\")]", fits, attribute_wrong),
+        ("#[migrate(from = \"1.x\", name = \"a\")]", fits, attribute_wrong),
+        ("#[migrate(from = \"x\")]", fits, versions),
+        ("#[migrate(from = \"1.x.2\")]", fits, versions),
+        ("#[migrate(from = \"^1\")]", fits, versions),
+        ("#[migrate(from = \"1.2.3.4\")]", fits, versions),
+        ("#[migrate(from = \"1\")] #[migrate(from = \"2\")]", fits, "one `#[migrate]` a function"),
+        ("#[migrate(from = \"1\")]", "fn m(&self) -> Self { A }", form),
+        ("#[migrate(from = \"1\")]", "fn m() -> Self { A }", form),
+        ("#[migrate(from = \"1\")]", "fn m(old: &Old) -> Self { A }", form),
+        ("#[migrate(from = \"1\")]", "fn m(old: Old) {}", form),
+        ("#[migrate(from = \"1\")]", "fn m(a: Old, b: &Origin, c: &(), d: i64) -> Self { A }", form),
+    ] {
+        let source = WELL.replacen('{', &format!("{{ {attribute} {function} "), 1);
+        assert_eq!(below(&AGGREGATION, &source), expected, "{attribute} {function}");
     }
 }

@@ -63,6 +63,7 @@
 use crate::column::{Column, ColumnRef, Error, Field, Wanted};
 use crate::config::Config;
 use crate::input::InputRow;
+use crate::migrate::Migration;
 use crate::output::OutputRow;
 use crate::plugin::{Info, Rejected, Results, Verdict};
 use crate::state::State;
@@ -86,6 +87,9 @@ pub trait Aggregation: State + 'static {
     type Update: Verdict;
     /// what `evaluate` returns: `Output`, `Option<Output>` or `Vec<Output>`
     type Evaluated: Results<Self::Output>;
+
+    /// the functions under `#[migrate]`, in their order
+    const MIGRATIONS: &'static [Migration<Self>];
 
     /// The state of a group that has seen no row.
     fn new(options: &Self::Config) -> Self;
@@ -131,11 +135,13 @@ pub struct OutputRows {
     pub groups: Option<Vec<u32>>,
 }
 
-/// Where a state comes from, for [`Accumulator::migrate`].
+/// Where a state comes from, for [`Accumulator::migrate`] and the functions under `#[migrate]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
+    /// of the plugin
     pub name: String,
     pub version: String,
+    /// JSON
     pub config: String,
     pub state: Vec<Field>,
 }
@@ -272,9 +278,11 @@ pub trait Accumulator: Send + 'static {
     /// Bytes held in all: what the host weighs against the memory limit.
     fn size(&mut self) -> u64;
 
-    /// Whether a state of that origin is taken as it is. Anything else is not migrated (yet).
-    fn takes(&self, origin: &Origin) -> bool {
-        origin.state == self.signature().state
+    /// Makes rows of this version's state of those of another version or configuration, one of each; none: it cannot.
+    /// A group may have several rows, and they are merged afterwards. Never asked about a state of the same name, schema and
+    /// configuration: that is taken as it is.
+    fn migrate(&mut self, _origin: &Origin, _state: &[ColumnRef<'_>]) -> Result<Option<Vec<Column>>, Error> {
+        Ok(None)
     }
 }
 

@@ -39,6 +39,32 @@ pub fn parse<C: Config>(text: &str) -> Result<C, String> {
     }
 }
 
+/// Whether two texts give the same options, by the defaults that the schema names.
+pub fn same(one: &str, other: &str, schema: &str) -> bool {
+    let schema = serde_json::from_str(schema).unwrap_or(Value::Null);
+    match (completed(one, &schema), completed(other, &schema)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+/// The options with their defaults filled in, numbers in one form; none: no table of options.
+fn completed(text: &str, schema: &Value) -> Option<Map<String, Value>> {
+    let text = if text.trim().is_empty() { "{}" } else { text };
+    let Ok(Value::Object(mut options)) = serde_json::from_str(text) else { return None };
+    for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        if let (None, Some(default)) = (options.get(name), property.get("default")) {
+            options.insert(name.clone(), default.clone());
+        }
+        if let (Some(value), Some("number")) = (options.get_mut(name), property.get("type").and_then(Value::as_str))
+            && let Some(number) = value.as_f64()
+        {
+            *value = json!(number);
+        }
+    }
+    Some(options)
+}
+
 impl Config for () {
     fn schema() -> Value {
         object(json!({}), &[])

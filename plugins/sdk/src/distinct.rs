@@ -12,6 +12,7 @@ pub mod scope;
 
 use crate::column::{Bytes, Column, ColumnData, ColumnRef, DataRef, DataType, Error, Field, offset};
 use crate::input::{self, Strings};
+use crate::migrate::Stop;
 use crate::state::{Part, StateField};
 use hashbrown::HashSet;
 use hll::Hll;
@@ -178,6 +179,25 @@ impl<T: Countable + ?Sized> StateField for DistinctCount<T> {
             Form::Exact(T::Set::import(values, row)?)
         };
         Ok(Self { form })
+    }
+
+    /// Values go into a sketch where one is wanted; they do not come out of it again.
+    fn adopt(columns: &mut std::slice::Iter<'_, ColumnRef<'_>>, row: usize, empty: &Self) -> Result<Self, Stop> {
+        let mut old = Self::import(columns, row)?;
+        match (&old.form, &empty.form) {
+            (Form::Exact(values), Form::Hll(_)) => {
+                let mut sketch = Hll::default();
+                values.hash_into(&mut sketch);
+                old.form = Form::Hll(Sketch::new(sketch));
+            }
+            (Form::Hll(_), Form::Exact(_)) => {
+                return Err(Stop::Refused(
+                    "its values were counted by `hll`, and cannot be counted exactly any more".into(),
+                ));
+            }
+            (Form::Exact(_), Form::Exact(_)) | (Form::Hll(_), Form::Hll(_)) => {}
+        }
+        Ok(old)
     }
 }
 

@@ -115,6 +115,7 @@
 //! | [`join`] | [`Join`](join::Join) by row, [`Joiner`](join::Joiner) by batch (a draft) |
 //! | [`plugin`] | what all kinds share: refusals, and what functions may return |
 //! | [`state`] | state field ↔ typed columns |
+//! | [`migrate`] | old state → new state: the rules, and why not |
 //! | [`distinct`] | distinct counts, exact (interned strings) and HyperLogLog |
 //! | [`topk`] | the most frequent values, with a bound of the error |
 //! | [`by_time`] | the value at the earliest or latest time |
@@ -134,6 +135,7 @@ pub mod guest;
 pub mod host;
 pub mod input;
 pub mod join;
+pub mod migrate;
 pub mod output;
 pub mod plugin;
 pub mod rows;
@@ -144,7 +146,7 @@ pub mod value;
 
 /// All that a plugin usually needs.
 pub mod prelude {
-    pub use crate::aggregation::{Aggregation, Window};
+    pub use crate::aggregation::{Aggregation, Origin, Window};
     pub use crate::by_time::{Earliest, Latest};
     pub use crate::distinct::{Distinct, DistinctCount};
     pub use crate::host::{Level, count, log};
@@ -154,7 +156,7 @@ pub mod prelude {
     pub use crate::topk::TopK;
     pub use crate::transform::Transform;
     pub use crate::value::{Date, Decimal, Timestamp, Timestamptz};
-    pub use millrace_plugin_macros::{Config, Input, Output, State, aggregation, join, transform};
+    pub use millrace_plugin_macros::{Config, Input, Output, State, aggregation, join, migrate, transform};
 }
 
 /// What the derives' expansions name; not for use by hand.

@@ -3,11 +3,13 @@
 //! Owns the slots and the shared memory of the groups' sets; every call runs with that memory as the thread's current
 //! scope. The generic code is inlined into one loop per batch: no call per row crosses a boundary.
 
-use crate::aggregation::{Accumulator, Aggregation, OutputRows, Signature, StateChunk, Window};
+use crate::aggregation::{Accumulator, Aggregation, Origin, OutputRows, Signature, StateChunk, Window};
 use crate::column::{Column, ColumnRef, Error, Field};
 use crate::config::{self, Config};
 use crate::distinct::scope::{self, Scope};
+use crate::host::{Level, log};
 use crate::input::InputRow;
+use crate::migrate::{self, Own, Plan, Stop, Widened};
 use crate::output::{self, OutputRow};
 use crate::plugin::{Info, Rejected, Results, Verdict, check_offered};
 use crate::state::{Part, State};
@@ -15,6 +17,7 @@ use crate::state::{Part, State};
 /// Groups of an aggregation written by row.
 pub struct Rows<A: Aggregation> {
     options: A::Config,
+    own: Own,
     /// none: no row seen since the last reset
     slots: Vec<Option<A>>,
     scope: Option<Box<Scope>>,
@@ -42,6 +45,33 @@ impl<A: Aggregation> Rows<A> {
     }
 }
 
+impl<A: Aggregation> Rows<A> {
+    /// Row by row. The slots are not touched; sets live in the shared memory meanwhile.
+    fn migrated(&mut self, origin: &Origin, state: &[ColumnRef<'_>]) -> Result<Vec<Column>, Stop> {
+        let plan = migrate::plan::<A>(&self.own, origin).map_err(Stop::Refused)?;
+        let (Plan::Function(_, sources) | Plan::Fields(_, sources)) = &plan;
+        let rows = migrate::rows(state).ok_or_else(|| {
+            Stop::Refused("a state without a column other than booleans does not say how long it is".into())
+        })?;
+        let widened = Widened::new(state, sources);
+        let old = widened.columns(state, sources);
+        let _scope = scope::enter(&mut self.scope);
+        let empty = A::new(&self.options);
+        let mut columns: Vec<Column> = A::fields().iter().map(|f| Column::empty(f.data_type)).collect();
+        for row in 0..rows {
+            let mut old = old.iter();
+            let new = match &plan {
+                Plan::Function(function, _) => function(&mut old, row, origin, &self.options)?,
+                Plan::Fields(lacks, _) => A::adopt(&mut old, row, lacks, A::new(&self.options))?,
+            };
+            // one row stays one row: it has no bound to be split at
+            new.export(&empty, &mut Part::new(0, 0, usize::MAX), &mut columns.iter_mut());
+        }
+        scope::with(Scope::collect);
+        Ok(columns)
+    }
+}
+
 impl<A: Aggregation> Accumulator for Rows<A> {
     fn info() -> Info {
         Info { name: A::NAME.into(), version: A::VERSION.into(), config_schema: A::Config::schema().to_string() }
@@ -50,7 +80,8 @@ impl<A: Aggregation> Accumulator for Rows<A> {
     fn open(config: &str, offered: &[Field]) -> Result<Self, Error> {
         let options = config::parse(config).map_err(Error::Config)?;
         check_offered(&A::Input::wanted(), offered)?;
-        Ok(Self { options, slots: Vec::new(), scope: None, heap_bytes: Some(0) })
+        let own = Own::new(Self::info(), config, A::fields());
+        Ok(Self { options, own, slots: Vec::new(), scope: None, heap_bytes: Some(0) })
     }
 
     fn signature(&self) -> Signature {
@@ -192,5 +223,18 @@ impl<A: Aggregation> Accumulator for Rows<A> {
         self.heap_bytes = Some(heap);
         let slots = self.slots.capacity() * size_of::<Option<A>>();
         heap + slots as u64 + self.scope.as_ref().map_or(0, |s| s.bytes() as u64)
+    }
+
+    fn migrate(&mut self, origin: &Origin, state: &[ColumnRef<'_>]) -> Result<Option<Vec<Column>>, Error> {
+        match self.migrated(origin, state) {
+            Ok(columns) => Ok(Some(columns)),
+            Err(Stop::Broken(error)) => Err(error),
+            Err(Stop::Refused(why)) => {
+                let Origin { name, version, .. } = origin;
+                let message = format!("state of {name} {version} is not taken over by {}: {why}", A::VERSION);
+                log(Level::Warn, &message);
+                Ok(None)
+            }
+        }
     }
 }

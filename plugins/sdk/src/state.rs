@@ -5,6 +5,7 @@
 //! anything twice.
 
 use crate::column::{Column, ColumnRef, Error, Field};
+use crate::migrate::{Rules, Stop};
 use crate::output::Value;
 
 /// A group's state: derive it with `#[derive(State)]`.
@@ -19,6 +20,16 @@ pub trait State: Sized + Send {
     fn export(&self, empty: &Self, part: &mut Part, columns: &mut std::slice::IterMut<'_, Column>);
     fn import(columns: &mut std::slice::Iter<'_, ColumnRef<'_>>, row: usize) -> Result<Self, Error>;
     fn heap_bytes(&self) -> usize;
+    /// What the attributes say of older states.
+    fn rules() -> Rules;
+    /// Reads a row of an older state. `lacks[i]`: the columns of field `i` are not there; it then has its default, which
+    /// is what `empty` has unless the attribute says more.
+    fn adopt(
+        columns: &mut std::slice::Iter<'_, ColumnRef<'_>>,
+        row: usize,
+        lacks: &[bool],
+        empty: Self,
+    ) -> Result<Self, Stop>;
 }
 
 /// A field of a state.
@@ -35,6 +46,10 @@ pub trait StateField: Sized {
     fn import(columns: &mut std::slice::Iter<'_, ColumnRef<'_>>, row: usize) -> Result<Self, Error>;
     fn heap_bytes(&self) -> usize {
         0
+    }
+    /// Reads what another configuration may have written, into the form that `empty` has.
+    fn adopt(columns: &mut std::slice::Iter<'_, ColumnRef<'_>>, row: usize, _empty: &Self) -> Result<Self, Stop> {
+        Ok(Self::import(columns, row)?)
     }
 }
 

@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 
 use crate::column::{Column, ColumnRef, DataType, Error, Field};
 use crate::distinct::Countable;
+use crate::migrate::Stop;
 use crate::output::Value;
 use crate::state::{Part, StateField};
 
@@ -202,6 +203,17 @@ where
             new.raise(T::borrow(value), count);
         }
         Ok(new)
+    }
+
+    /// A smaller capacity cuts; a larger one has lost what it would have counted.
+    fn adopt(columns: &mut std::slice::Iter<'_, ColumnRef<'_>>, row: usize, empty: &Self) -> Result<Self, Stop> {
+        let mut old = Self::import(columns, row)?;
+        if old.capacity < empty.capacity {
+            let (had, wanted) = (old.capacity, empty.capacity);
+            return Err(Stop::Refused(format!("the most frequent values were kept with {had} counters, not {wanted}")));
+        }
+        old.merge(empty);
+        Ok(old)
     }
 
     fn heap_bytes(&self) -> usize {

@@ -125,7 +125,8 @@ impl Place {
     fn rows(&self, sink: &str) -> Vec<String> {
         let files = fs::read_dir(self.0.join("out").join(sink)).unwrap();
         let texts = files.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
-        let mut rows: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+        let mut rows: Vec<String> =
+            texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
         rows.sort_unstable();
         rows
     }

@@ -1,8 +1,11 @@
 //! The world of aggregations; the types that all worlds share are generated here, too.
 
+use std::cell::RefCell;
+
 use super::{Slot, columns, types};
 use crate::aggregation::{Accumulator, Origin, Plugin, Window};
 use crate::column;
+use crate::migrate::Own;
 use crate::value::Timestamptz;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
@@ -21,6 +24,7 @@ use bindings::exports::millrace::aggregation::aggregation as wit;
 
 thread_local! {
     static INSTANCE: Slot<dyn Accumulator> = const { Slot::new(None) };
+    static OWN: RefCell<Option<Own>> = const { RefCell::new(None) };
 }
 
 fn with<R>(f: impl FnOnce(&mut dyn Accumulator) -> Result<R, column::Error>) -> Result<R, types::Error> {
@@ -39,6 +43,7 @@ impl<P: Plugin> wit::Guest for Component<P> {
         super::report_panics();
         let accumulator = P::Accumulator::open(&config, &columns::fields_in(offered)).map_err(columns::error)?;
         let signature = accumulator.signature();
+        OWN.set(Some(Own::new(P::Accumulator::info(), &config, signature.state.clone())));
         INSTANCE.set(Some(Box::new(accumulator)));
         Ok(wit::Signature {
             input: signature.input.into_iter().map(columns::wanted).collect(),
@@ -93,6 +98,9 @@ impl<P: Plugin> wit::Guest for Component<P> {
             config: origin.config,
             state: columns::fields_in(origin.state),
         };
-        Ok(with(|a| Ok(a.takes(&origin)))?.then_some(state))
+        if OWN.with_borrow(|own| own.as_ref().is_some_and(|own| own.is(&origin))) {
+            return Ok(Some(state));
+        }
+        Ok(with(|a| a.migrate(&origin, &columns::borrow(&state)))?.map(columns::columns_out))
     }
 }

@@ -1,0 +1,3 @@
+//! The same results from another binary.
+
+millrace_swap_guests::swap_counts! { version: "1.0.1" }
