@@ -261,7 +261,7 @@ pub trait JoinerFactory: Send + Sync {
 }
 
 /// Where a state comes from, for [`Aggregator::migrate`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StateOrigin {
     pub name: String,
     pub version: String,

@@ -37,6 +37,7 @@
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
 //! | [`begin`] | a start at a savepoint, and how one is taken |
+//! | `what_ran` | a plugin that was swapped in goes on after a restart |
 //! | [`nodes`] | the real world's parts, made from the spec |
 //! | `graph` | the queues of a run |
 //! | `unite` | several inputs of one node, united by column name |
@@ -79,3 +80,4 @@ pub mod transform_task;
 pub mod transforms;
 mod unite;
 pub mod versions;
+mod what_ran;

@@ -65,6 +65,7 @@ impl Subject {
                     factory: Arc::clone(factory),
                     input,
                     output,
+                    in_file: None,
                 };
                 Ok(Self { node, signature })
             }

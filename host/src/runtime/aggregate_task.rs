@@ -42,6 +42,7 @@ use super::status::{OperatorStatus, WindowReport};
 use super::swaps::Desk;
 use super::versions::Versions;
 use crate::capture::Place;
+use crate::plugin::StateOrigin;
 
 mod emit;
 mod late;
@@ -108,6 +109,8 @@ pub struct Restored {
     pub late_dropped: u64,
     /// state before ledgers
     pub windows: Vec<RestoredWindow>,
+    /// of another version: its plugin makes its own of it
+    pub origin: Option<StateOrigin>,
 }
 
 struct State {
@@ -154,7 +157,7 @@ impl AggregateTask {
             reported_bytes: 0,
         };
         state.windower.set_reached(restored.reached);
-        self.restore(&mut state, restored.windows)?;
+        self.restore(&mut state, restored.windows, restored.origin.as_ref())?;
         self.report(&mut state, true)?;
         // Another task may have been further when the checkpoint was taken: its watermark is this one's now, and what a
         // checkpoint says has been given up to there must have been.

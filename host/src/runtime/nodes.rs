@@ -22,6 +22,7 @@ use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode};
 use super::stats::RunStats;
 use super::swaps::SharedHistory;
 use super::transforms::TransformNode;
+use super::what_ran::{self, Ran};
 use crate::catalog::submit::open_submit;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state, savepoint};
 use crate::cli::open::Opened;
@@ -99,10 +100,14 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         .iter()
         .map(|(name, spec)| open_source(name, spec, started_ms))
         .collect::<Result<Vec<_>, _>>()?;
+    let mut ran = match &restored {
+        Some(checkpoint) => what_ran::find(pipeline, opened, checkpoint, &store, runtime)?,
+        None => BTreeMap::new(),
+    };
     let aggregations = pipeline
         .aggregations
         .iter()
-        .map(|(name, spec)| open_aggregation(name, spec, opened, input_of(name), schema_of(name)))
+        .map(|(name, spec)| open_aggregation(name, spec, opened, ran.remove(name), input_of(name), schema_of(name)))
         .collect::<Result<Vec<_>, _>>()?;
     let transforms = pipeline
         .transforms
@@ -217,15 +222,20 @@ fn open_aggregation(
     name: &str,
     spec: &AggregationSpec,
     opened: &Opened,
+    ran: Option<Ran>,
     input: Schema,
     output: Schema,
 ) -> Result<AggregationNode, RunError> {
+    if let Some(Ran { factory, config, in_file }) = ran {
+        let spec = AggregationSpec { config, ..spec.clone() };
+        return Ok(AggregationNode { name: Arc::from(name), spec, factory, in_file: Some(in_file), input, output });
+    }
     let factory = opened
         .factories
         .get(&spec.plugin)
         .cloned()
         .ok_or_else(|| RunError::Internal(format!("plugin `{}` was not opened", spec.plugin)))?;
-    Ok(AggregationNode { name: Arc::from(name), spec: spec.clone(), factory, input, output })
+    Ok(AggregationNode { name: Arc::from(name), spec: spec.clone(), factory, in_file: None, input, output })
 }
 
 type FoundClaim = Option<millrace_core::commit::Claim>;

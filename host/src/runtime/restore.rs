@@ -3,13 +3,13 @@
 //! Pure decisions over the pipeline file and the checkpoint; every refusal names what does not fit and the command that
 //! would go on. Nothing is ever reset silently.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_core::checkpoint::{Checkpoint, OperatorState, StateFile};
 use millrace_core::key::{self, KeyGroup};
 
 use super::message::RunError;
-use crate::plugin::builtin;
+use crate::plugin::{StateOrigin, builtin};
 
 /// What the pipeline file asks for now, in the checkpoint's terms.
 pub struct Wanted<'a> {
@@ -19,14 +19,23 @@ pub struct Wanted<'a> {
     pub sinks: BTreeSet<&'a str>,
 }
 
-/// Compares; removes from the checkpoint what the user has said to drop. Returns notes for the log.
+/// What a restart does with a checkpoint.
+#[derive(Debug, Default, PartialEq)]
+pub struct Reconciled {
+    /// for the log
+    pub notes: Vec<String>,
+    /// operators whose state is of another version or configuration of their plugin
+    pub migrations: BTreeMap<String, StateOrigin>,
+}
+
+/// Compares; removes from the checkpoint what the user has said to drop.
 pub fn reconcile(
     checkpoint: &mut Checkpoint,
     wanted: &Wanted<'_>,
     drop_state: &BTreeSet<String>,
-) -> Result<Vec<String>, RunError> {
+) -> Result<Reconciled, RunError> {
     let mut problems = Vec::new();
-    let mut notes = Vec::new();
+    let Reconciled { mut notes, mut migrations } = Reconciled::default();
     for name in drop_state {
         let found = checkpoint.operators.remove(name).is_some()
             | checkpoint.sources.remove(name).is_some()
@@ -45,7 +54,7 @@ pub fn reconcile(
             )),
             Some((_, now)) => {
                 if let Some(then) = checkpoint.operators.get(name) {
-                    compare_operator(name, then, now, &mut problems, &mut notes);
+                    migrations.extend(compare_operator(name, then, now, &mut problems, &mut notes));
                 }
             }
         }
@@ -68,7 +77,7 @@ pub fn reconcile(
         }
     }
     if problems.is_empty() {
-        Ok(notes)
+        Ok(Reconciled { notes, migrations })
     } else {
         Err(RunError::Spec(format!(
             "the last checkpoint does not fit this pipeline file:\n- {}",
@@ -83,11 +92,8 @@ fn compare_operator(
     now: &OperatorState,
     problems: &mut Vec<String>,
     notes: &mut Vec<String>,
-) {
-    let choices = format!(
-        "hint: change it back, or stop the old pipeline with its windows closed (`run --until-end`), or \
-         `--drop-state {name}` to begin `{name}` with empty windows"
-    );
+) -> Option<(String, StateOrigin)> {
+    let choices = choices(name);
     if then.key != now.key {
         let list = |fields: &[millrace_core::schema::Field]| {
             fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -101,23 +107,23 @@ fn compare_operator(
     if then.window != now.window {
         problems.push(format!("the window of `{name}` was {} and is now {}\n  {choices}", then.window, now.window));
     }
-    let (Some(old), Some(new)) = (&then.plugin, &now.plugin) else { return };
+    let (Some(old), Some(new)) = (&then.plugin, &now.plugin) else { return None };
     if old.sha256 == new.sha256 && old.config == new.config {
-        return;
+        return None;
     }
     if old.name != new.name {
         problems.push(format!(
             "`{name}` ran plugin `{}`, the file names plugin `{}`: state of one is not state of the other\n  {choices}",
             old.name, new.name
         ));
-        return;
+        return None;
     }
     if new.name == builtin::NAME && old.config != new.config {
         problems.push(format!(
             "the aggregates of `{name}` were {} and are now {}: there is no state for what is new\n  {choices}",
             old.config, new.config
         ));
-        return;
+        return None;
     }
     if then.state == now.state && old.config == new.config {
         notes.push(format!(
@@ -127,24 +133,27 @@ fn compare_operator(
             new.version,
             short(&new.sha256)
         ));
-        return;
+        return None;
     }
-    if then.state != now.state {
-        let list =
-            |s: &millrace_core::schema::Schema| s.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        problems.push(format!(
-            "the state of `{name}` was ({}) and its plugin {} {} now keeps ({}): migration is not supported yet\n  {choices}",
-            list(&then.state),
-            new.name,
-            new.version,
-            list(&now.state)
-        ));
-    } else {
-        problems.push(format!(
-            "the configuration of `{name}` was {} and is now {}: its state may mean something else\n  {choices}",
-            old.config, new.config
-        ));
-    }
+    let origin = StateOrigin {
+        name: old.name.clone(),
+        version: old.version.clone(),
+        config: old.config.clone(),
+        state: then.state.clone(),
+    };
+    Some((name.to_owned(), origin))
+}
+
+/// What can be done where a plugin does not take the state of the one before.
+pub fn not_migrated(name: &str, why: &str) -> String {
+    format!("the last checkpoint does not fit this pipeline file:\n- `{name}`: {why}\n  {}", choices(name))
+}
+
+fn choices(name: &str) -> String {
+    format!(
+        "hint: change it back, or stop the old pipeline with its windows closed (`run --until-end`), or \
+         `--drop-state {name}` to begin `{name}` with empty windows"
+    )
 }
 
 fn short(digest: &str) -> &str {
@@ -211,7 +220,7 @@ mod tests {
     fn reconcile_with(now: &OperatorState, drop: &[&str]) -> Result<Vec<String>, String> {
         let wanted = Wanted { sources: BTreeSet::new(), operators: vec![("metrics", now)], sinks: BTreeSet::new() };
         let drop = drop.iter().map(|s| (*s).to_owned()).collect();
-        reconcile(&mut checkpoint(operator()), &wanted, &drop).map_err(|e| e.to_string())
+        reconcile(&mut checkpoint(operator()), &wanted, &drop).map(|r| r.notes).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -227,15 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn changed_key_window_state_config_or_plugin_is_refused_with_the_way_on() {
-        let change: [fn(&mut OperatorState); 5] = [
+    fn changed_key_window_or_plugin_is_refused_with_the_way_on() {
+        let change: [fn(&mut OperatorState); 3] = [
             |o| o.key = vec![Field::new("user_id", DataType::String, false)],
             |o| o.window = "tumbling 60000".into(),
-            |o| {
-                o.state = Schema::default();
-                o.plugin.as_mut().unwrap().sha256 = "bb".into();
-            },
-            |o| o.plugin.as_mut().unwrap().config = "{\"a\":1}".into(),
             |o| {
                 o.plugin.as_mut().unwrap().name = "other".into();
                 o.plugin.as_mut().unwrap().sha256 = "bb".into();
@@ -246,6 +250,32 @@ mod tests {
             change(&mut now);
             assert!(reconcile_with(&now, &[]).unwrap_err().contains("--drop-state metrics"));
             assert!(reconcile_with(&now, &["metrics"]).is_ok());
+        }
+    }
+
+    #[test]
+    fn changed_state_or_configuration_is_the_new_plugins_to_judge() {
+        let change: [fn(&mut OperatorState); 2] = [
+            |o| {
+                o.state = Schema::default();
+                o.plugin.as_mut().unwrap().sha256 = "bb".into();
+            },
+            |o| o.plugin.as_mut().unwrap().config = "{\"a\":1}".into(),
+        ];
+        for change in change {
+            let mut now = operator();
+            change(&mut now);
+            let wanted =
+                Wanted { sources: BTreeSet::new(), operators: vec![("metrics", &now)], sinks: BTreeSet::new() };
+            let reconciled = reconcile(&mut checkpoint(operator()), &wanted, &BTreeSet::new()).unwrap();
+            let then = operator();
+            let plugin = then.plugin.unwrap();
+            let origin =
+                StateOrigin { name: plugin.name, version: plugin.version, config: plugin.config, state: then.state };
+            assert_eq!(reconciled.migrations, BTreeMap::from([("metrics".to_owned(), origin)]));
+            let dropped = BTreeSet::from(["metrics".to_owned()]);
+            let reconciled = reconcile(&mut checkpoint(operator()), &wanted, &dropped).unwrap();
+            assert!(reconciled.migrations.is_empty());
         }
     }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef, SinkState};
+use millrace_core::checkpoint::{Checkpoint, Holds, InFile, OperatorState, PluginRef, SinkState};
 use millrace_core::commit::Fence;
 use millrace_core::due::Policy;
 use millrace_core::key;
@@ -37,12 +37,12 @@ use super::sources::{self, Shared};
 use super::stats::{RunStats, UNKNOWN};
 use super::swaps::{self, Desk, SharedHistory, Swaps};
 use super::transforms::{self, TransformNode};
-use super::versions::Versions;
+use super::versions::{self, Versions};
 use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
 use crate::failpoint;
-use crate::plugin::{Aggregator, AggregatorFactory};
+use crate::plugin::{Aggregator, AggregatorFactory, StateOrigin};
 use crate::sink::{SinkCommitter, SinkWriter};
 use crate::source::{Connector, Waker};
 use crate::spec::columns;
@@ -61,6 +61,8 @@ pub struct AggregationNode {
     pub name: Arc<str>,
     pub spec: AggregationSpec,
     pub factory: Arc<dyn AggregatorFactory>,
+    /// what the pipeline file gives, where something else runs since a swap
+    pub in_file: Option<InFile>,
     pub input: Schema,
     pub output: Schema,
 }
@@ -143,8 +145,12 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         operators: operators.iter().map(|(n, o)| (n.as_str(), o)).collect(),
         sinks: parts.sinks.iter().map(|s| &*s.name).collect(),
     };
-    for note in restore::reconcile(&mut checkpoint, &wanted, &options.drop_state)? {
+    let restore::Reconciled { notes, migrations } = restore::reconcile(&mut checkpoint, &wanted, &options.drop_state)?;
+    for note in notes {
         info!("{note}");
+    }
+    for (operator, origin) in &migrations {
+        try_migration(&parts, &checkpoint, operator, origin)?;
     }
     claim_tables(&parts, &mut checkpoint)?;
     failpoint::hit(failpoint::CLAIM_AFTER);
@@ -184,7 +190,13 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
             let id = TaskId { node: Arc::clone(&node.name), task };
             all_tasks.insert(id.clone());
             let range = key::key_group_range(task, tasks);
-            let (restored, known) = read_state(&*parts.reader, node.spec.key.len(), range, wanted)?;
+            let (mut restored, mut known) = read_state(&*parts.reader, node.spec.key.len(), range, wanted)?;
+            let origin = migrations.get(&*node.name);
+            if origin.is_some() {
+                // what it becomes is in no file yet
+                known.retain(|bucket, _| bucket.holds != Holds::State);
+                restored.iter_mut().filter(|w| w.holds == Holds::State).for_each(|w| w.clean = false);
+            }
             files.insert(id.clone(), known);
             let mut aggregate = aggregate_task(
                 &parts,
@@ -209,6 +221,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 reached: state.reached.clone(),
                 late_dropped: if task == 0 { state.late_dropped } else { 0 },
                 windows: restored,
+                origin: origin.cloned(),
             };
             threads.push(spawn(id, &events, move || aggregate.run(restored))?);
         }
@@ -491,6 +504,25 @@ fn kept_inputs_bytes(memory_limit: u64, tasks: usize) -> usize {
     usize::try_from(memory_limit / KEPT_INPUTS_SHARE / tasks).unwrap_or(usize::MAX)
 }
 
+/// Before anything is claimed or written: whether the new version takes all of the state.
+fn try_migration(parts: &Parts, checkpoint: &Checkpoint, operator: &str, origin: &StateOrigin) -> Result<(), RunError> {
+    let Some(node) = parts.aggregations.iter().find(|node| &*node.name == operator) else { return Ok(()) };
+    let Some(state) = checkpoint.operators.get(operator) else { return Ok(()) };
+    let mut plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
+    let before = node.spec.key.len() + 2;
+    for file in state.files.iter().filter(|file| file.holds == Holds::State) {
+        for batch in parts.reader.read(file)? {
+            let columns = batch.columns().get(before..).unwrap_or_default();
+            if plugin.migrate(origin, columns)?.is_none() {
+                let why = versions::refused(origin, &plugin.signature().state);
+                return Err(RunError::Spec(restore::not_migrated(operator, &why)));
+            }
+        }
+    }
+    info!(operator, from = origin.version, "state is migrated by its new plugin");
+    Ok(())
+}
+
 fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTreeMap<String, OperatorState> {
     parts
         .aggregations
@@ -508,7 +540,7 @@ fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTree
                     version: info.version.clone(),
                     sha256: node.factory.digest().to_owned(),
                     config: node.spec.config.clone(),
-                    in_file: None,
+                    in_file: node.in_file.clone(),
                 }),
                 state,
                 files: Vec::new(),

@@ -364,6 +364,12 @@ impl Versions {
         }
     }
 
+    /// Another version's state, in the active one's columns.
+    pub fn migrate(&mut self, origin: &StateOrigin, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>, RunError> {
+        let migrated = self.active.accumulator.migrate(origin, columns)?;
+        migrated.ok_or_else(|| RunError::Spec(refused(origin, &self.signature().state)))
+    }
+
     pub fn restore(
         &mut self,
         bucket_start_ms: i64,

@@ -23,6 +23,7 @@ use millrace_core::window::Window;
 use millrace_core::windower::{Bucket, Windows};
 
 use super::{AggregateTask, State, Step};
+use crate::plugin::StateOrigin;
 use crate::runtime::message::{Event, Exchanged, Message, RunError, TaskId};
 use crate::runtime::versions::VersionId;
 
@@ -233,7 +234,12 @@ impl AggregateTask {
         schema.to_arrow()
     }
 
-    pub(super) fn restore(&mut self, state: &mut State, restored: Vec<RestoredWindow>) -> Result<(), RunError> {
+    pub(super) fn restore(
+        &mut self,
+        state: &mut State,
+        restored: Vec<RestoredWindow>,
+        origin: Option<&StateOrigin>,
+    ) -> Result<(), RunError> {
         for bucket in restored {
             for batch in &bucket.batches {
                 let lacks = || RunError::Internal("a state file lacks columns".into());
@@ -248,7 +254,11 @@ impl AggregateTask {
                             .restore(bucket.start_ms, &keys, &windows)
                             .map_err(|e| RunError::External(e.to_string()))?;
                         let total = state.windower.slots().total();
-                        self.plugin.restore(bucket.start_ms, rest.to_vec(), slots, total)?;
+                        let columns = match origin {
+                            None => rest.to_vec(),
+                            Some(origin) => self.plugin.migrate(origin, rest)?,
+                        };
+                        self.plugin.restore(bucket.start_ms, columns, slots, total)?;
                         self.spill_if_full(state)?;
                     }
                     Holds::Ledger => {

@@ -252,6 +252,7 @@ fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> Aggregatio
             consecutive_limit: u64::MAX,
         },
         factory: Arc::new(FragileFactory { inner: factory, process: Arc::clone(process), falls_percent: None }),
+        in_file: None,
         input: input.clone(),
         output: Schema::new(output.collect()),
     }
