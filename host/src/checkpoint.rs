@@ -73,6 +73,14 @@ impl CheckpointStore {
         Ok(Self::new(store, root, shown, pipeline))
     }
 
+    /// To be looked at only: none if there is no such folder, and none is made.
+    pub fn open_existing(location: &Location, pipeline: &str) -> Result<Option<Self>> {
+        match location {
+            Location::Local(folder) if !folder.exists() => Ok(None),
+            _ => Self::open(location, pipeline).map(Some),
+        }
+    }
+
     /// Over a store that the caller brings, below `prefix` (which may be empty).
     pub fn with_store(store: Arc<dyn ObjectStore>, prefix: &str, pipeline: &str) -> Self {
         let shown = format!("{store}/{prefix}");

@@ -65,7 +65,6 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
     let store = Arc::new(CheckpointStore::open(&pipeline.checkpoint.location, &pipeline.name)?);
     let savepoint =
         begin.from_savepoint.map(|folder| runtime.block_on(super::begin::open(&store, folder))).transpose()?;
-    let schema_of = |node: &str| opened.resolved.output.get(node).cloned().unwrap_or_default();
     let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
 
     let mut sinks = Vec::new();
@@ -100,20 +99,8 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         .iter()
         .map(|(name, spec)| open_source(name, spec, started_ms))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut ran = match &restored {
-        Some(checkpoint) => what_ran::find(pipeline, opened, checkpoint, &store, runtime)?,
-        None => BTreeMap::new(),
-    };
-    let aggregations = pipeline
-        .aggregations
-        .iter()
-        .map(|(name, spec)| open_aggregation(name, spec, opened, ran.remove(name), input_of(name), schema_of(name)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let transforms = pipeline
-        .transforms
-        .iter()
-        .map(|(name, spec)| open_transform(name, spec, opened, input_of(name), schema_of(name)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let aggregations = open_aggregations(pipeline, opened, restored.as_ref().map(|c| (c, &*store)), runtime)?;
+    let transforms = open_transforms(pipeline, opened)?;
     let steps: Vec<String> = transforms.iter().filter_map(TransformNode::steps_name).collect();
     let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n)).chain(&steps);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
@@ -198,6 +185,32 @@ fn open_source(name: &str, spec: &SourceSpec, started_ms: i64) -> Result<SourceN
     })
 }
 
+/// With the plugins that run: those that the checkpoint goes on with, or the file's.
+pub(super) fn open_aggregations(
+    pipeline: &Pipeline,
+    opened: &Opened,
+    restored: Option<(&Checkpoint, &CheckpointStore)>,
+    runtime: &Handle,
+) -> Result<Vec<AggregationNode>, RunError> {
+    let mut ran = match restored {
+        Some((checkpoint, store)) => what_ran::find(pipeline, opened, checkpoint, store, runtime)?,
+        None => BTreeMap::new(),
+    };
+    let (input, output) = (&opened.resolved.input, &opened.resolved.output);
+    let of = |schemas: &BTreeMap<String, Schema>, name: &str| schemas.get(name).cloned().unwrap_or_default();
+    let nodes = pipeline.aggregations.iter();
+    nodes
+        .map(|(name, spec)| open_aggregation(name, spec, opened, ran.remove(name), of(input, name), of(output, name)))
+        .collect()
+}
+
+pub(super) fn open_transforms(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<TransformNode>, RunError> {
+    let (input, output) = (&opened.resolved.input, &opened.resolved.output);
+    let of = |schemas: &BTreeMap<String, Schema>, name: &str| schemas.get(name).cloned().unwrap_or_default();
+    let nodes = pipeline.transforms.iter();
+    nodes.map(|(name, spec)| open_transform(name, spec, opened, of(input, name), of(output, name))).collect()
+}
+
 fn open_transform(
     name: &str,
     spec: &TransformSpec,
@@ -261,7 +274,7 @@ fn open_sink(
     let node = name.to_owned();
     let kept = key_and_window(pipeline, spec);
     let revised = spec.kind.keeps_revisions();
-    let input = if revised { revised::schema(&rows, &kept) } else { rows.clone() };
+    let input = sink_columns(pipeline, spec, &rows);
     let (mut node, claim) = match &spec.kind {
         SinkKind::Iceberg(iceberg) => open_iceberg(pipeline, name, spec, iceberg, &input, store, runtime)?,
         SinkKind::Kafka(kafka) => {
@@ -279,6 +292,11 @@ fn open_sink(
         node.writer = Box::new(move |task| Ok(Box::new(Revised::new(writer(task)?, &rows, &kept))));
     }
     Ok((node, claim))
+}
+
+/// The columns that a sink writes of the rows that come to it.
+pub(super) fn sink_columns(pipeline: &Pipeline, spec: &SinkSpec, rows: &Schema) -> Schema {
+    if spec.kind.keeps_revisions() { revised::schema(rows, &key_and_window(pipeline, spec)) } else { rows.clone() }
 }
 
 /// The columns by which the rows of a sink that is fed by aggregations are told apart.
