@@ -45,7 +45,7 @@ window = { type = "sliding", size = "4s", slide = "1s" }
 
 [aggregations.by_campaign.aggregate]
 events = "count(*)"
-revenue = "sum(revenue)"
+best = "max(revenue)"    # a sum of doubles depends on their order
 users = "count(distinct user_id)"
 
 [sinks.results]
@@ -148,7 +148,14 @@ fn another_place_goes_on_where_the_savepoint_was_taken() {
     assert!(!before.is_empty(), "no window has closed before the savepoint");
     let mut both = [before, after].concat();
     both.sort_unstable();
-    assert_eq!(both, whole.rows("results"));
+    let expected = whole.rows("results");
+    let differs = both.iter().zip(&expected).find(|(found, expected)| found != expected);
+    assert!(
+        differs.is_none() && both.len() == expected.len(),
+        "{differs:?}, {} rows of {}",
+        both.len(),
+        expected.len()
+    );
     let events = |row: &String| serde_json::from_str::<Value>(row).unwrap()["events"].as_u64().unwrap();
     assert_eq!(second.rows("more").iter().map(events).sum::<u64>(), 40_000);
 
