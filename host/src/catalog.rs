@@ -41,6 +41,18 @@ pub async fn open_catalog(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
     }
 }
 
+/// To be looked at only: none if there is nothing yet, and nothing is created.
+pub async fn open_existing(spec: &CatalogSpec) -> Result<Option<Arc<dyn Catalog>>> {
+    let file = match spec.kind {
+        CatalogKind::Sql => sqlite_path(&spec.uri),
+        CatalogKind::Rest => None,
+    };
+    if file.is_some_and(|file| !file.exists()) {
+        return Ok(None);
+    }
+    open_catalog(spec).await.map(Some)
+}
+
 async fn open_sql(spec: &CatalogSpec) -> Result<Arc<dyn Catalog>> {
     let mut properties = own_properties(spec);
     let uri = sqlite_uri(&spec.uri)?;

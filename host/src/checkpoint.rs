@@ -33,6 +33,7 @@ mod log;
 mod plugins;
 mod retain;
 mod retry;
+pub mod savepoint;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,14 @@ impl CheckpointStore {
     pub fn open(location: &Location, pipeline: &str) -> Result<Self> {
         let location::Opened { store, root, shown } = location::open(location)?;
         Ok(Self::new(store, root, shown, pipeline))
+    }
+
+    /// To be looked at only: none if there is no such folder, and none is made.
+    pub fn open_existing(location: &Location, pipeline: &str) -> Result<Option<Self>> {
+        match location {
+            Location::Local(folder) if !folder.exists() => Ok(None),
+            _ => Self::open(location, pipeline).map(Some),
+        }
     }
 
     /// Over a store that the caller brings, below `prefix` (which may be empty).

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod explain;
 pub mod generate;
 pub mod open;
+pub mod plan;
 pub mod plugin;
 pub mod query;
 pub mod reach;
@@ -51,8 +52,15 @@ enum Command {
     },
     /// Run a pipeline
     #[command(after_help = "Examples:\n  millrace run pipelines/campaign_metrics.toml\n  \
-                      millrace run pipelines/campaign_metrics.toml --until-end    # what is there now, then exit")]
+                      millrace run pipelines/campaign_metrics.toml --until-end    # what is there now, then exit\n  \
+                      millrace run elsewhere.toml --from-savepoint /backups/monday")]
     Run(RunArgs),
+    /// What a run would do with the last checkpoint and the tables: state kept, migrated, lost; columns added
+    ///
+    /// Exit code 0: a run would go on and lose nothing. 1: it would refuse, or lose state. 2: the file is wrong.
+    #[command(after_help = "Examples:\n  millrace plan pipelines/campaign_metrics.toml\n  \
+                      millrace plan pipelines/campaign_metrics.toml --drop-state metrics --format json")]
+    Plan(plan::PlanArgs),
     /// Why a running pipeline has not closed a window: what each operator waits for
     #[command(after_help = "Examples:\n  millrace explain pipelines/campaign_metrics.toml\n  \
                       millrace explain campaign-metrics metrics\n  \
@@ -126,6 +134,9 @@ pub struct RunArgs {
     /// forget the checkpoints at the location and start anew (tables that carry a claim still refuse)
     #[arg(long)]
     pub fresh: bool,
+    /// begin with this savepoint, at a checkpoint location that is empty
+    #[arg(long, value_name = "DIR")]
+    pub from_savepoint: Option<PathBuf>,
     /// begin this operator, source or sink without its state
     #[arg(long, value_name = "NODE")]
     pub drop_state: Vec<String>,
@@ -303,6 +314,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { file, format } => check::run(&file, format),
         Command::Run(args) => run::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Swap(args) => swap::run(&args),

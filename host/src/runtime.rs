@@ -36,7 +36,9 @@
 //! | [`coordinator`] | checkpoints and commits |
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
+//! | [`begin`] | a start at a savepoint, and how one is taken |
 //! | `what_ran` | a plugin that was swapped in goes on after a restart |
+//! | [`plan`] | what a start would do with the last checkpoint |
 //! | [`nodes`] | the real world's parts, made from the spec |
 //! | `graph` | the queues of a run |
 //! | `unite` | several inputs of one node, united by column name |
@@ -48,6 +50,7 @@
 pub mod accumulator;
 pub mod aggregate_task;
 mod assign;
+pub mod begin;
 pub mod bisect;
 pub mod control;
 pub mod controller;
@@ -60,6 +63,7 @@ pub mod memory;
 pub mod message;
 pub mod monitor;
 pub mod nodes;
+pub mod plan;
 pub mod progress;
 pub mod read_state;
 pub mod recorder;

@@ -38,6 +38,16 @@ impl CheckpointStore {
         Ok(())
     }
 
+    /// None where there are no bytes to keep: built in, native, or never kept.
+    pub(super) async fn kept_plugin(&self, sha256: &str) -> Result<Option<Bytes>> {
+        let Ok(path) = self.plugin_path(sha256) else { return Ok(None) };
+        let there = self.retrying.run(&format!("looking for plugin {sha256}"), || self.store.head(&path)).await?;
+        match there {
+            Some(_) => self.get_plugin(sha256).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub async fn get_plugin(&self, sha256: &str) -> Result<Bytes> {
         let path = self.plugin_path(sha256)?;
         let damaged = |why: String| CheckpointError::PluginDamaged { sha256: sha256.to_owned(), why };

@@ -105,7 +105,14 @@ impl CheckpointStore {
     /// is collected later.
     pub async fn upload_state(&self, number: u64, state: EncodedState) -> Result<StateFile> {
         let EncodedState { operator, bytes, mut file } = state;
-        let path = self.path(&["state", &operator, &format!("{number:020}-{}.parquet", (self.new_id)())]);
+        file.path = self.upload_file(number, &operator, bytes).await?;
+        file.written_by = number;
+        Ok(file)
+    }
+
+    /// Gives a state file's bytes a name of their own, and returns it.
+    pub(super) async fn upload_file(&self, number: u64, operator: &str, bytes: Bytes) -> Result<String> {
+        let path = self.path(&["state", operator, &format!("{number:020}-{}.parquet", (self.new_id)())]);
         let doing = format!("writing a state file of `{operator}` ({} bytes)", bytes.len());
         self.retrying
             .run_there(&doing, || {
@@ -127,9 +134,7 @@ impl CheckpointStore {
                 }
             })
             .await?;
-        file.path = self.relative(&path).unwrap_or_else(|| path.to_string());
-        file.written_by = number;
-        Ok(file)
+        Ok(self.relative(&path).unwrap_or_else(|| path.to_string()))
     }
 
     /// The file's bytes, if size and checksum are those that the checkpoint names.

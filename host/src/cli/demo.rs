@@ -18,6 +18,7 @@ use super::open::{colour, resolve};
 use super::run::{io_runtime, stop_on_signals};
 use super::{DemoArgs, Failure, Progress as Mode};
 use crate::clock::{Clock, SystemClock};
+use crate::runtime::begin::Begin;
 use crate::runtime::coordinator::Order;
 use crate::runtime::nodes;
 use crate::runtime::progress::{Progress, count, time_of_day};
@@ -58,7 +59,8 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         None
     };
     let runtime = io_runtime()?;
-    let parts = nodes::open(&loaded.pipeline, &opened, runtime.handle(), false).map_err(anyhow::Error::new)?;
+    let parts =
+        nodes::open(&loaded.pipeline, &opened, runtime.handle(), Begin::default()).map_err(anyhow::Error::new)?;
     let (orders, order_receiver) = unbounded();
     stop_on_signals(orders.clone())?;
     let board = Arc::new(Mutex::new(Board::default()));

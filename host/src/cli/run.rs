@@ -14,6 +14,7 @@ use crate::api::address::{Address, Announced};
 use crate::api::token::Token;
 use crate::api::{self, Api, Bound, Running};
 use crate::checkpoint::CheckpointStore;
+use crate::runtime::begin::{Begin, savepoints};
 use crate::runtime::control::Control;
 use crate::runtime::controller::Controller;
 use crate::runtime::coordinator::{Finished, Order};
@@ -47,7 +48,8 @@ pub fn run_with(args: &RunArgs, substitute: Option<Substitute<'_>>) -> Result<()
         observer: None,
     };
     let bound = bind(args.ui)?;
-    let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), args.fresh)
+    let begin = Begin { fresh: args.fresh, from_savepoint: args.from_savepoint.as_deref() };
+    let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), begin)
         .map_err(|e| Failure::Other(anyhow::Error::new(e)))?;
     let (orders, order_receiver) = unbounded();
     let control = controller(&parts, orders.clone());
@@ -78,9 +80,10 @@ fn bind(ui: Option<Ui>) -> Result<Option<Bound>, Failure> {
 /// What the API can change; none: only looked at.
 fn controller(parts: &Parts, orders: Sender<Order>) -> Option<Arc<dyn Control>> {
     let store = CheckpointStore::open(&parts.pipeline.checkpoint.location, &parts.pipeline.name);
-    let controller = store
-        .map_err(|e| e.to_string())
-        .and_then(|store| Controller::new(parts, orders, store, Box::new(start_engine), None));
+    let controller = store.map_err(|e| e.to_string()).and_then(|store| {
+        let savepoints = savepoints(store.clone(), parts.runtime.clone(), Arc::clone(&parts.clock));
+        Controller::new(parts, orders, store, Box::new(start_engine), Some(savepoints))
+    });
     match controller {
         Ok(controller) => Some(Arc::new(controller)),
         Err(error) => {

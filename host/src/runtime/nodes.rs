@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::{Checkpoint, Entry, Holds, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Holds, StateFile};
 use millrace_core::limits::KEY_GROUPS;
 use millrace_core::schema::Schema;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::aggregate_task::{Export, StateUploader};
+use super::begin::Begin;
 use super::coordinator::CheckpointLog;
 use super::message::{Event, OperatorPart, Part, RunError};
 use super::read_state::StateReader;
@@ -23,7 +24,7 @@ use super::swaps::SharedHistory;
 use super::transforms::TransformNode;
 use super::what_ran::{self, Ran};
 use crate::catalog::submit::open_submit;
-use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
+use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state, savepoint};
 use crate::cli::open::Opened;
 use crate::clock::{Clock, SystemClock};
 use crate::decode::Decoder;
@@ -53,13 +54,17 @@ impl From<CheckpointError> for RunError {
 }
 
 /// Opens everything that a run needs. Claims the checkpoint log; tables are claimed by the run itself.
-pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool) -> Result<Parts, RunError> {
+pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin<'_>) -> Result<Parts, RunError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    if fresh {
+    if begin.fresh {
+        if let Some(folder) = begin.from_savepoint {
+            savepoint::open(folder)?;
+        }
         empty_location(&pipeline.checkpoint.location)?;
     }
     let store = Arc::new(CheckpointStore::open(&pipeline.checkpoint.location, &pipeline.name)?);
-    let schema_of = |node: &str| opened.resolved.output.get(node).cloned().unwrap_or_default();
+    let savepoint =
+        begin.from_savepoint.map(|folder| runtime.block_on(super::begin::open(&store, folder))).transpose()?;
     let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
 
     let mut sinks = Vec::new();
@@ -71,17 +76,19 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         }
         sinks.push(node);
     }
-    let claimed = runtime.block_on(store.claim(&tables, clock.now_ms()))?;
+    let mut claimed = runtime.block_on(store.claim(&tables, clock.now_ms()))?;
     info!(
         pipeline = pipeline.name,
         generation = claimed.generation,
         from = claimed.restored.as_ref().map_or("the beginning".to_owned(), |r| format!("checkpoint {}", r.number)),
         "claimed"
     );
-    let restored = claimed.restored.and_then(|record| match record.entry {
-        Entry::Checkpoint(checkpoint) => Some(checkpoint),
-        Entry::Claim => None,
-    });
+    let restored = match &savepoint {
+        Some(savepoint) => {
+            Some(runtime.block_on(super::begin::publish(&store, &mut claimed, savepoint, clock.now_ms()))?)
+        }
+        None => claimed.restored.as_ref().and_then(|record| record.checkpoint().cloned()),
+    };
     for (digest, bytes) in &opened.plugin_bytes {
         runtime.block_on(store.put_plugin(digest, bytes.clone().into()))?;
     }
@@ -92,20 +99,8 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, fresh: bool)
         .iter()
         .map(|(name, spec)| open_source(name, spec, started_ms))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut ran = match &restored {
-        Some(checkpoint) => what_ran::find(pipeline, opened, checkpoint, &store, runtime)?,
-        None => BTreeMap::new(),
-    };
-    let aggregations = pipeline
-        .aggregations
-        .iter()
-        .map(|(name, spec)| open_aggregation(name, spec, opened, ran.remove(name), input_of(name), schema_of(name)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let transforms = pipeline
-        .transforms
-        .iter()
-        .map(|(name, spec)| open_transform(name, spec, opened, input_of(name), schema_of(name)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let aggregations = open_aggregations(pipeline, opened, restored.as_ref().map(|c| (c, &*store)), runtime)?;
+    let transforms = open_transforms(pipeline, opened)?;
     let steps: Vec<String> = transforms.iter().filter_map(TransformNode::steps_name).collect();
     let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n)).chain(&steps);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
@@ -190,6 +185,32 @@ fn open_source(name: &str, spec: &SourceSpec, started_ms: i64) -> Result<SourceN
     })
 }
 
+/// With the plugins that run: those that the checkpoint goes on with, or the file's.
+pub(super) fn open_aggregations(
+    pipeline: &Pipeline,
+    opened: &Opened,
+    restored: Option<(&Checkpoint, &CheckpointStore)>,
+    runtime: &Handle,
+) -> Result<Vec<AggregationNode>, RunError> {
+    let mut ran = match restored {
+        Some((checkpoint, store)) => what_ran::find(pipeline, opened, checkpoint, store, runtime)?,
+        None => BTreeMap::new(),
+    };
+    let (input, output) = (&opened.resolved.input, &opened.resolved.output);
+    let of = |schemas: &BTreeMap<String, Schema>, name: &str| schemas.get(name).cloned().unwrap_or_default();
+    let nodes = pipeline.aggregations.iter();
+    nodes
+        .map(|(name, spec)| open_aggregation(name, spec, opened, ran.remove(name), of(input, name), of(output, name)))
+        .collect()
+}
+
+pub(super) fn open_transforms(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<TransformNode>, RunError> {
+    let (input, output) = (&opened.resolved.input, &opened.resolved.output);
+    let of = |schemas: &BTreeMap<String, Schema>, name: &str| schemas.get(name).cloned().unwrap_or_default();
+    let nodes = pipeline.transforms.iter();
+    nodes.map(|(name, spec)| open_transform(name, spec, opened, of(input, name), of(output, name))).collect()
+}
+
 fn open_transform(
     name: &str,
     spec: &TransformSpec,
@@ -253,7 +274,7 @@ fn open_sink(
     let node = name.to_owned();
     let kept = key_and_window(pipeline, spec);
     let revised = spec.kind.keeps_revisions();
-    let input = if revised { revised::schema(&rows, &kept) } else { rows.clone() };
+    let input = sink_columns(pipeline, spec, &rows);
     let (mut node, claim) = match &spec.kind {
         SinkKind::Iceberg(iceberg) => open_iceberg(pipeline, name, spec, iceberg, &input, store, runtime)?,
         SinkKind::Kafka(kafka) => {
@@ -271,6 +292,11 @@ fn open_sink(
         node.writer = Box::new(move |task| Ok(Box::new(Revised::new(writer(task)?, &rows, &kept))));
     }
     Ok((node, claim))
+}
+
+/// The columns that a sink writes of the rows that come to it.
+pub(super) fn sink_columns(pipeline: &Pipeline, spec: &SinkSpec, rows: &Schema) -> Schema {
+    if spec.kind.keeps_revisions() { revised::schema(rows, &key_and_window(pipeline, spec)) } else { rows.clone() }
 }
 
 /// The columns by which the rows of a sink that is fed by aggregations are told apart.

@@ -11,6 +11,9 @@ use millrace_core::key::{self, KeyGroup};
 use super::message::RunError;
 use crate::plugin::{StateOrigin, builtin};
 
+/// How a refusal begins.
+pub const DOES_NOT_FIT: &str = "the last checkpoint does not fit this pipeline file:\n- ";
+
 /// What the pipeline file asks for now, in the checkpoint's terms.
 pub struct Wanted<'a> {
     pub sources: BTreeSet<&'a str>,
@@ -79,10 +82,7 @@ pub fn reconcile(
     if problems.is_empty() {
         Ok(Reconciled { notes, migrations })
     } else {
-        Err(RunError::Spec(format!(
-            "the last checkpoint does not fit this pipeline file:\n- {}",
-            problems.join("\n- ")
-        )))
+        Err(RunError::Spec(format!("{DOES_NOT_FIT}{}", problems.join("\n- "))))
     }
 }
 
@@ -146,7 +146,7 @@ fn compare_operator(
 
 /// What can be done where a plugin does not take the state of the one before.
 pub fn not_migrated(name: &str, why: &str) -> String {
-    format!("the last checkpoint does not fit this pipeline file:\n- `{name}`: {why}\n  {}", choices(name))
+    format!("{DOES_NOT_FIT}`{name}`: {why}\n  {}", choices(name))
 }
 
 fn choices(name: &str) -> String {

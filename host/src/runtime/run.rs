@@ -152,7 +152,10 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         info!("{note}");
     }
     for (operator, origin) in &migrations {
-        try_migration(&parts, &checkpoint, operator, origin)?;
+        let node = parts.aggregations.iter().find(|node| *node.name == **operator);
+        let (Some(node), Some(state)) = (node, checkpoint.operators.get(operator)) else { continue };
+        try_migration(node, &*parts.reader, state, origin)?;
+        info!(operator, from = origin.version, "state is migrated by its new plugin");
     }
     claim_tables(&parts, &mut checkpoint)?;
     failpoint::hit(failpoint::CLAIM_AFTER);
@@ -510,51 +513,52 @@ fn kept_inputs_bytes(memory_limit: u64, tasks: usize) -> usize {
 }
 
 /// Before anything is claimed or written: whether the new version takes all of the state.
-fn try_migration(parts: &Parts, checkpoint: &Checkpoint, operator: &str, origin: &StateOrigin) -> Result<(), RunError> {
-    let Some(node) = parts.aggregations.iter().find(|node| &*node.name == operator) else { return Ok(()) };
-    let Some(state) = checkpoint.operators.get(operator) else { return Ok(()) };
+pub(super) fn try_migration(
+    node: &AggregationNode,
+    reader: &dyn StateReader,
+    state: &OperatorState,
+    origin: &StateOrigin,
+) -> Result<(), RunError> {
     let mut plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
     let before = node.spec.key.len() + 2;
     for file in state.files.iter().filter(|file| file.holds == Holds::State) {
-        for batch in parts.reader.read(file)? {
+        for batch in reader.read(file)? {
             let columns = batch.columns().get(before..).unwrap_or_default();
             if plugin.migrate(origin, columns)?.is_none() {
                 let why = versions::refused(origin, &plugin.signature().state);
-                return Err(RunError::Spec(restore::not_migrated(operator, &why)));
+                return Err(RunError::Spec(restore::not_migrated(&node.name, &why)));
             }
         }
     }
-    info!(operator, from = origin.version, "state is migrated by its new plugin");
     Ok(())
 }
 
 fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTreeMap<String, OperatorState> {
-    parts
-        .aggregations
-        .iter()
-        .zip(plugins)
+    let nodes = parts.aggregations.iter().zip(plugins);
+    nodes
         .map(|(node, instances)| {
-            let info = node.factory.info();
             let state = instances.first().map(|p| p.signature().state.clone()).unwrap_or_default();
-            let operator = OperatorState {
-                key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
-                window: window_name(&node.spec),
-                watermark_ms: None,
-                plugin: Some(PluginRef {
-                    name: info.name.clone(),
-                    version: info.version.clone(),
-                    sha256: node.factory.digest().to_owned(),
-                    config: node.spec.config.clone(),
-                    in_file: node.in_file.clone(),
-                }),
-                state,
-                files: Vec::new(),
-                late_dropped: 0,
-                reached: Vec::new(),
-            };
-            (node.name.to_string(), operator)
+            (node.name.to_string(), operator_state(node, state))
         })
         .collect()
+}
+
+/// The operator as a checkpoint would have it; `state`: its plugin's columns.
+pub(super) fn operator_state(node: &AggregationNode, state: Schema) -> OperatorState {
+    let info = node.factory.info();
+    OperatorState {
+        key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
+        window: window_name(&node.spec),
+        plugin: Some(PluginRef {
+            name: info.name.clone(),
+            version: info.version.clone(),
+            sha256: node.factory.digest().to_owned(),
+            config: node.spec.config.clone(),
+            in_file: node.in_file.clone(),
+        }),
+        state,
+        ..OperatorState::default()
+    }
 }
 
 /// Claims every table, and takes out of the checkpoint's lists what turns out to be committed already.

@@ -396,8 +396,10 @@ fn explain_claim(sink: &IcebergSink, fence: &Fence, refusal: &ClaimDecision) -> 
              checkpoint location was emptied or changed, or another pipeline has the same name. Going on would write its \
              events again.\nchoices:\n  - the right location: set `checkpoint.location` to the one that holds incarnation {}\n  \
              - begin anew: drop table {table} (or roll it back to before that incarnation), then start again\n  \
-             - accept duplicates: remove the table property `{key}`, then start again",
-            found.checkpoint, found.incarnation, found.incarnation
+             - a run from a savepoint: give the sink a table of its own; or, if the savepoint was the last thing that incarnation \
+             did (its `confirmed` for this sink is {}, so that nothing is written twice), remove the table property `{key}`, then \
+             start again\n  - accept duplicates: remove the table property `{key}`, then start again",
+            found.checkpoint, found.incarnation, found.incarnation, found.checkpoint
         ),
         ClaimDecision::Ahead { found, newest_known } => format!(
             "table {table} is at checkpoint {} of this pipeline, the restored checkpoint knows of none after {newest_known}: \

@@ -176,6 +176,30 @@ pub async fn open(catalog: &dyn Catalog, spec: &IcebergSinkSpec, input: &Schema)
     Ok((table, layout))
 }
 
+/// What opening a sink would do to its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// it would be created
+    Missing,
+    /// it would gain these columns; none: it stays as it is
+    There(Vec<Field>),
+}
+
+/// Changes nothing. Refused as [`open`] would.
+pub async fn look(catalog: &dyn Catalog, spec: &IcebergSinkSpec, input: &Schema) -> Result<Look> {
+    let name = format!("{}.{}", spec.namespace, spec.table);
+    let failed = |what: &str, e: &iceberg::Error| classify(&format!("table {name}: cannot {what}"), e);
+    let ident = TableIdent::new(NamespaceIdent::new(spec.namespace.clone()), spec.table.clone());
+    let namespace = catalog.namespace_exists(ident.namespace()).await;
+    let is_there = namespace.map_err(|e| failed("look for the namespace", &e))?
+        && catalog.table_exists(&ident).await.map_err(|e| failed("look for the table", &e))?;
+    if !is_there {
+        return creation(spec, input).map(|_| Look::Missing);
+    }
+    let table = catalog.load_table(&ident).await.map_err(|e| failed("load the table", &e))?;
+    check(&table, &name, spec, input).map(Look::There)
+}
+
 fn layout(table: &Table, name: &str, input: &Schema) -> Result<Layout> {
     let invalid = |e: iceberg::Error| SinkError::Fatal(format!("table {name}: {e}"));
     let metadata = table.metadata();

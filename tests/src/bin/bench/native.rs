@@ -17,6 +17,7 @@ pub fn run(pipeline: &Path) -> Result<()> {
         until_end: true,
         keep_open: false,
         fresh: false,
+        from_savepoint: None,
         drop_state: Vec::new(),
         reset_offsets: Vec::new(),
         ui: Some(millrace::cli::Ui::None),

@@ -83,6 +83,7 @@ fn other_operators_go_on() {
         until_end: true,
         keep_open: false,
         fresh: false,
+        from_savepoint: None,
         drop_state: vec![],
         reset_offsets: vec![],
         ui: Some(crate::cli::Ui::None),

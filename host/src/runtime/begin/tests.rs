@@ -1,0 +1,184 @@
+//! Real runs: events that a generator makes, results in files.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::*;
+use crate::cli::run::run_with;
+use crate::cli::{Failure, Progress, RunArgs, Ui};
+use crate::spec::model::Location;
+
+/// Two kinds of state: groups of tumbling windows, and what a deduplication has seen.
+const PIPELINE: &str = r#"
+[pipeline]
+name = "saved"
+parallelism = PARALLELISM
+
+[checkpoint]
+location = "LOCATION"
+
+[schemas.ad_event]
+event_id = "string"
+user_id = "string"
+campaign_id = "string"
+event_type = "string"
+timestamp = "timestamptz"
+revenue = "double?"
+
+[sources.events]
+type = "generator"
+schema = "ad_event"
+event_time = "timestamp"
+watermark = { out_of_orderness = "5s" }
+partitions = 3
+count = COUNT
+campaigns = 4
+users = 20
+start = "2026-01-31T12:00:00Z"
+
+[aggregations.by_campaign]
+inputs = ["events"]
+key = ["campaign_id"]
+window = { type = "sliding", size = "4s", slide = "1s" }
+
+[aggregations.by_campaign.aggregate]
+events = "count(*)"
+best = "max(revenue)"    # a sum of doubles depends on their order
+users = "count(distinct user_id)"
+
+[sinks.results]
+type = "file"
+inputs = ["by_campaign"]
+path = "OUT/results"
+format = "jsonl"
+"#;
+
+const MORE: &str = r#"
+[aggregations.by_user]
+inputs = ["events"]
+key = ["user_id"]
+window = { type = "tumbling", size = "1s" }
+
+[aggregations.by_user.aggregate]
+events = "count(*)"
+
+[sinks.more]
+type = "file"
+inputs = ["by_user"]
+path = "OUT/more"
+format = "jsonl"
+"#;
+
+/// A place where one run is on its own.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(above: &Path, name: &str, parallelism: usize, count: usize, more: &str) -> Self {
+        let place = Self(above.join(name));
+        fs::create_dir_all(&place.0).unwrap();
+        let text = format!("{PIPELINE}{more}")
+            .replace("PARALLELISM", &parallelism.to_string())
+            .replace("COUNT", &count.to_string())
+            .replace("LOCATION", "state")
+            .replace("OUT", "out");
+        fs::write(place.file(), text).unwrap();
+        place
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("pipeline.toml")
+    }
+
+    fn run(&self, keep_open: bool, from_savepoint: Option<&Path>) -> Result<(), String> {
+        let args = RunArgs {
+            file: self.file(),
+            until_end: true,
+            keep_open,
+            fresh: false,
+            from_savepoint: from_savepoint.map(Path::to_owned),
+            drop_state: vec![],
+            reset_offsets: vec![],
+            ui: Some(Ui::None),
+            progress: Progress::None,
+        };
+        run_with(&args, None).map_err(|failure| match failure {
+            Failure::Usage(message) => message,
+            Failure::Other(error) => format!("{error:#}"),
+        })
+    }
+
+    /// What the last checkpoint says, as a savepoint.
+    fn save(&self, folder: &Path) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = CheckpointStore::open(&Location::Local(self.0.join("state")), "saved").unwrap();
+        let surveyed = runtime.block_on(store.survey()).unwrap().records.pop().unwrap();
+        let Condition::Whole(record) = surveyed.condition else { panic!("damaged") };
+        let checkpoint = record.checkpoint().unwrap();
+        assert!(checkpoint.operators["by_campaign"].files.len() > 1, "there is hardly a window open");
+        let clock: Arc<dyn Clock> = Arc::new(crate::clock::SystemClock);
+        savepoints(store, runtime.handle().clone(), clock)(&folder.display().to_string(), record.number, checkpoint)
+            .unwrap();
+    }
+
+    fn rows(&self, sink: &str) -> Vec<String> {
+        let files = fs::read_dir(self.0.join("out").join(sink)).unwrap();
+        let texts = files.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+        let mut rows: Vec<String> =
+            texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+        rows.sort_unstable();
+        rows
+    }
+}
+
+#[test]
+fn another_place_goes_on_where_the_savepoint_was_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Place::new(dir.path(), "whole", 2, 100_000, "");
+    whole.run(false, None).unwrap();
+    let first = Place::new(dir.path(), "first", 2, 60_000, "");
+    first.run(true, None).unwrap();
+    let folder = dir.path().join("savepoint");
+    first.save(&folder);
+
+    let second = Place::new(dir.path(), "second", 3, 100_000, MORE);
+    second.run(false, Some(&folder)).unwrap();
+    let (before, after) = (first.rows("results"), second.rows("results"));
+    assert!(!before.is_empty(), "no window has closed before the savepoint");
+    let mut both = [before, after].concat();
+    both.sort_unstable();
+    let expected = whole.rows("results");
+    let differs = both.iter().zip(&expected).find(|(found, expected)| found != expected);
+    assert!(
+        differs.is_none() && both.len() == expected.len(),
+        "{differs:?}, {} rows of {}",
+        both.len(),
+        expected.len()
+    );
+    let events = |row: &String| serde_json::from_str::<Value>(row).unwrap()["events"].as_u64().unwrap();
+    assert_eq!(second.rows("more").iter().map(events).sum::<u64>(), 40_000);
+
+    let again = second.run(false, Some(&folder)).unwrap_err();
+    assert!(again.contains("leave `--from-savepoint` out"), "{again}");
+    // goes on from its own last checkpoint, which has read all there was
+    second.run(false, None).unwrap();
+    assert_eq!([first.rows("results"), second.rows("results")].concat().len(), whole.rows("results").len());
+}
+
+#[test]
+fn a_start_that_is_refused_later_can_be_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Place::new(dir.path(), "first", 1, 15_000, "");
+    first.run(true, None).unwrap();
+    let folder = dir.path().join("savepoint");
+    first.save(&folder);
+    let second = Place::new(dir.path(), "second", 1, 15_000, "");
+    let right = fs::read_to_string(second.file()).unwrap();
+    fs::write(second.file(), right.replace("\"4s\"", "\"5s\"")).unwrap();
+    let refused = second.run(false, Some(&folder)).unwrap_err();
+    assert!(refused.contains("the window of `by_campaign`"), "{refused}");
+    fs::write(second.file(), &right).unwrap();
+    second.run(false, Some(&folder)).unwrap();
+    assert!(!second.rows("results").is_empty());
+}
