@@ -36,6 +36,7 @@
 //! | [`coordinator`] | checkpoints and commits |
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
+//! | [`migration`] | whether a new version of a plugin takes the state of the former one, and in words why not |
 //! | `what_ran` | a plugin that was swapped in goes on after a restart |
 //! | [`nodes`] | the real world's parts, made from the spec |
 //! | `graph` | the queues of a run |
@@ -58,6 +59,7 @@ pub mod failures;
 mod graph;
 pub mod memory;
 pub mod message;
+pub mod migration;
 pub mod monitor;
 pub mod nodes;
 pub mod progress;

@@ -28,6 +28,7 @@ use super::edge::{Inbox, PartitionHash};
 use super::failures::Failures;
 use super::graph::{Graph, wire};
 use super::message::{Event, RunError, TaskId};
+use super::migration;
 use super::monitor::Partitions;
 use super::read_state::{self, StateReader, read_state};
 use super::recorder::{Recorded, Recorder};
@@ -37,7 +38,7 @@ use super::sources::{self, Shared};
 use super::stats::{RunStats, UNKNOWN};
 use super::swaps::{self, Desk, SharedHistory, Swaps};
 use super::transforms::{self, TransformNode};
-use super::versions::{self, Versions};
+use super::versions::Versions;
 use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
@@ -504,21 +505,12 @@ fn kept_inputs_bytes(memory_limit: u64, tasks: usize) -> usize {
     usize::try_from(memory_limit / KEPT_INPUTS_SHARE / tasks).unwrap_or(usize::MAX)
 }
 
-/// Before anything is claimed or written: whether the new version takes all of the state.
+/// Before any table is claimed: whether the new version takes all of the state.
 fn try_migration(parts: &Parts, checkpoint: &Checkpoint, operator: &str, origin: &StateOrigin) -> Result<(), RunError> {
     let Some(node) = parts.aggregations.iter().find(|node| &*node.name == operator) else { return Ok(()) };
     let Some(state) = checkpoint.operators.get(operator) else { return Ok(()) };
     let mut plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
-    let before = node.spec.key.len() + 2;
-    for file in state.files.iter().filter(|file| file.holds == Holds::State) {
-        for batch in parts.reader.read(file)? {
-            let columns = batch.columns().get(before..).unwrap_or_default();
-            if plugin.migrate(origin, columns)?.is_none() {
-                let why = versions::refused(origin, &plugin.signature().state);
-                return Err(RunError::Spec(restore::not_migrated(operator, &why)));
-            }
-        }
-    }
+    migration::try_on_a_copy(operator, &mut *plugin, origin, state, &*parts.reader)?;
     info!(operator, from = origin.version, "state is migrated by its new plugin");
     Ok(())
 }
