@@ -29,6 +29,7 @@ use super::edge::{Inbox, PartitionHash};
 use super::failures::Failures;
 use super::graph::{Graph, wire};
 use super::message::{Event, RunError, TaskId};
+use super::migration;
 use super::monitor::Partitions;
 use super::read_state::{self, StateReader, read_state};
 use super::recorder::{Recorded, Recorder};
@@ -39,7 +40,7 @@ use super::stats::{RunStats, UNKNOWN};
 use super::status::PluginGauges;
 use super::swaps::{self, Desk, SharedHistory, Swaps};
 use super::transforms::{self, TransformNode};
-use super::versions::{self, Versions};
+use super::versions::Versions;
 use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
@@ -520,16 +521,7 @@ pub(super) fn try_migration(
     origin: &StateOrigin,
 ) -> Result<(), RunError> {
     let mut plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
-    let before = node.spec.key.len() + 2;
-    for file in state.files.iter().filter(|file| file.holds == Holds::State) {
-        for batch in reader.read(file)? {
-            let columns = batch.columns().get(before..).unwrap_or_default();
-            if plugin.migrate(origin, columns)?.is_none() {
-                let why = versions::refused(origin, &plugin.signature().state);
-                return Err(RunError::Spec(restore::not_migrated(&node.name, &why)));
-            }
-        }
-    }
+    migration::try_on_a_copy(&node.name, &mut *plugin, origin, state, reader)?;
     Ok(())
 }
 

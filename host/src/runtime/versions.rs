@@ -33,6 +33,7 @@ use super::accumulator::{Accumulator, OpenInstance};
 use super::aggregate_task::{InputColumn, Pending};
 use super::failures::FailedRow;
 use super::message::{Event, RunError, TaskId};
+use super::migration::explain_columns;
 use super::recorder::{PlaceOf, Recorder};
 use super::status::{PluginGauges, PluginSlot};
 use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
@@ -471,12 +472,6 @@ fn is_over(flag: &AtomicBool) -> bool {
 
 /// Why another version's state is not taken over.
 pub fn refused(origin: &StateOrigin, now: &Schema) -> String {
-    let list = |schema: &Schema| schema.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    format!(
-        "its `migrate` does not take the state of {} {}: that was ({}), its own is ({})",
-        origin.name,
-        origin.version,
-        list(&origin.state),
-        list(now)
-    )
+    let columns = explain_columns(&origin.state, now);
+    format!("its `migrate` does not take the state of {} {}{columns}", origin.name, origin.version)
 }
