@@ -47,6 +47,27 @@ impl Api {
         serde_json::from_str(body).with_context(|| format!("{path}: {answer}"))
     }
 
+    /// Asks for a change below the pipeline's own path. The status, and the answer.
+    pub fn post(&self, below: &str, content_type: &str, body: &[u8]) -> Result<(u16, Value)> {
+        let path = format!("/api/v1/pipelines/{}{below}", self.pipeline);
+        let mut stream =
+            TcpStream::connect(&self.address).with_context(|| format!("connecting to {}", self.address))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        let kind = if body.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nX-Millrace: 1\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            self.address,
+            body.len()
+        )?;
+        stream.write_all(body)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).with_context(|| format!("reading {path}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+        Ok((status, serde_json::from_str(body).with_context(|| format!("{path}: {answer}"))?))
+    }
+
     pub fn status(&self) -> Result<Value> {
         self.get("")
     }

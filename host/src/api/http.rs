@@ -69,6 +69,7 @@ pub struct Response {
 pub struct Admitted {
     pub body_bytes_max: u64,
     /// held until the request is answered
+    #[allow(dead_code, reason = "it is held, never looked at")]
     pub turn: Option<Turn>,
 }
 
@@ -165,13 +166,14 @@ fn serve(mut stream: TcpStream, handler: &dyn Handler) -> io::Result<()> {
         )),
         other => other,
     };
-    // what it holds is given back when all is answered
-    let _admitted = match admitted {
+    let admitted = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => return refuse(&mut stream, &refusal),
     };
     read_body(&mut stream, &mut request, &mut unread)?;
     let mut response = handler.answer(&request);
+    // before the client can have the answer, and ask again
+    drop(admitted);
     if request.method == "HEAD" {
         let length = response.body.len().to_string();
         response.body.clear();

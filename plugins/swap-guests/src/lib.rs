@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `v1` | 1.0.0 | nothing |
 //! | `equal` | 1.0.1 | nothing but its version, so its digest |
-//! | `planted` | 1.0.2 | revenue of campaigns whose id ends in `c7` or `000007` is 0.1 % higher; also wants `campaign_id` |
+//! | `planted` | 1.0.2 | revenue of campaigns whose id ends in `c7` or `0007` is 0.1 % higher; also wants `campaign_id` |
 //! | `more_output` | 1.1.0 | one more output column, `events` |
 //! | `wider` | 1.2.0 | one more state column, `others`, with a default |
 //! | `v2` | 2.0.0 | a click counts as two |

@@ -29,6 +29,7 @@ mod oracle_1m;
 mod recreated;
 mod refusals;
 mod s3;
+mod swaps;
 mod unreachable;
 mod upserts;
 mod windows_1m;

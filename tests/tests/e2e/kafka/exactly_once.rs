@@ -21,6 +21,8 @@ fn failpoints() -> Vec<&'static str> {
     source
         .lines()
         .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str = \"")?.1.strip_suffix("\";"))
+        // those of swaps have a test of their own
+        .filter(|name| !name.starts_with("swap."))
         .collect()
 }
 
