@@ -5,14 +5,14 @@
 //! ```
 //!
 //! A request reads what the tasks have published and takes no lock for longer than a copy: no client can hold a
-//! pipeline up. What changes the run goes through [`Control`], one request at a time, and into the log. It listens on the loopback interface; elsewhere only with a bearer token (`MILLRACE_API_TOKEN`).
+//! pipeline up. What changes a run is asked of its [`Control`], one at a time, and logged. It listens on the loopback interface; elsewhere only with a bearer token (`MILLRACE_API_TOKEN`).
 //!
 //! | module | owns |
 //! |---|---|
 //! | `http` | sockets, limits, one request a connection |
 //! | `routes` | which path answers what, who may ask |
-//! | `changes` | requests that change something |
-//! | `query` | what stands behind `?` |
+//! | `change` | requests that change the run |
+//! | `parameters` | what they say |
 //! | [`model`] | the answers, as JSON |
 //! | `explain` | from what the tasks say to the reason in words |
 //! | `metrics` | the same numbers for Prometheus |
@@ -22,21 +22,21 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use millrace_core::commit::Fence;
+use millrace_core::swap::SwapRecord;
 
 use crate::clock::Clock;
 use crate::runtime::control::Control;
 use crate::runtime::run::Parts;
 use crate::runtime::stats::RunStats;
-use crate::runtime::swaps::SharedHistory;
 use crate::spec::model::Pipeline;
 
 pub mod address;
-mod changes;
+mod change;
 mod explain;
 mod http;
 mod metrics;
 pub mod model;
-pub mod query;
+mod parameters;
 mod routes;
 mod text;
 pub mod token;
@@ -57,20 +57,23 @@ pub struct Running {
     pub started_at_ms: i64,
     /// none: a run that cannot be changed
     pub control: Option<Arc<dyn Control>>,
-    pub history: SharedHistory,
 }
 
 impl Running {
-    pub fn new(parts: &Parts, control: Option<Arc<dyn Control>>) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
             pipeline: parts.pipeline.clone(),
             fence: parts.fence.clone(),
             stats: Arc::clone(&parts.stats),
             clock: Arc::clone(&parts.clock),
             started_at_ms: parts.clock.now_ms(),
-            control,
-            history: parts.history.clone(),
+            control: None,
         }
+    }
+
+    /// The last ones, oldest first.
+    fn swaps(&self) -> Vec<SwapRecord> {
+        self.control.as_ref().map(|control| control.swaps()).unwrap_or_default()
     }
 }
 
@@ -116,13 +119,8 @@ pub struct Api {
 impl Bound {
     pub fn serve(self, running: Running) -> Result<Api, String> {
         let routes = routes::Routes::new(running, self.token, self.address.ip().is_loopback());
-        let server = http::Server::start(
-            self.listener,
-            self.address,
-            routes::body_limit,
-            Arc::new(move |request| routes.answer(request)),
-        )
-        .map_err(|e| format!("the API's threads cannot be started: {e}"))?;
+        let server = http::Server::start(self.listener, self.address, Arc::new(routes))
+            .map_err(|e| format!("the API's threads cannot be started: {e}"))?;
         Ok(Api { url: format!("http://{}", reachable(self.address)), _server: server })
     }
 }
@@ -136,5 +134,5 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-#[cfg(all(test, any()))]
+#[cfg(test)]
 mod tests;

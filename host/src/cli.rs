@@ -19,8 +19,11 @@ pub mod plugin;
 pub mod query;
 pub mod reach;
 pub mod replay;
+pub mod rollback;
 pub mod run;
+pub mod savepoint;
 pub mod status;
+pub mod stop;
 pub mod swap;
 
 #[derive(Debug, Parser)]
@@ -64,27 +67,27 @@ enum Command {
                       millrace explain campaign-metrics --format json\n  \
                       millrace explain campaign-metrics --api http://10.0.0.7:7070")]
     Explain(explain::ExplainArgs),
-    /// Replace the plugin of an operator in a running pipeline, without losing an event or its state
+    /// What running pipelines do: rates, lag, plugins, state, the last swaps
+    #[command(after_help = "Examples:\n  millrace status\n  millrace status campaign-metrics --watch\n  \
+                      millrace status campaign-metrics --format json")]
+    Status(status::StatusArgs),
+    /// Replace a plugin in a running pipeline, or its configuration; the state is kept
     #[command(
         after_help = "Examples:\n  millrace swap campaign-metrics metrics target/plugins/campaign_metrics.wasm\n  \
-                      millrace swap campaign-metrics metrics new.wasm --shadow 10m --promote-if-equal\n  \
                       millrace swap campaign-metrics metrics --config unique_users=hll\n  \
-                      millrace rollback campaign-metrics metrics    # undo it"
+                      millrace swap campaign-metrics metrics new.wasm --shadow 10m --promote-if-equal --tolerance 0.001"
     )]
     Swap(swap::SwapArgs),
-    /// Go back to the plugin that an operator ran before
+    /// Go back to the version of a plugin that ran before
     #[command(after_help = "Example:\n  millrace rollback campaign-metrics metrics")]
-    Rollback(swap::RollbackArgs),
-    /// What running pipelines are doing: rates, plugins, state, the history of swaps
-    #[command(after_help = "Examples:\n  millrace status\n  millrace status campaign-metrics --format json")]
-    Status(status::StatusArgs),
-    /// Stop a running pipeline cleanly: checkpoint, commit, end
+    Rollback(rollback::RollbackArgs),
+    /// End a running pipeline: checkpoint, commit, exit
     #[command(after_help = "Examples:\n  millrace stop campaign-metrics\n  \
-                      millrace stop campaign-metrics --savepoint /backups/before-upgrade")]
-    Stop(status::StopArgs),
-    /// Take a savepoint of a running pipeline into a folder, which is kept until you delete it
-    #[command(after_help = "Example:\n  millrace savepoint campaign-metrics /backups/monday")]
-    Savepoint(status::SavepointArgs),
+                      millrace stop campaign-metrics --savepoint /backup/before-upgrade")]
+    Stop(stop::StopArgs),
+    /// Take a checkpoint and copy it, with all that it needs, into a folder
+    #[command(after_help = "Example:\n  millrace savepoint campaign-metrics /backup/before-upgrade")]
+    Savepoint(savepoint::SavepointArgs),
     /// Write seeded ad events into a file or a Kafka topic
     #[command(after_help = "Examples:\n  millrace generate events.jsonl --count 100000\n  \
                       millrace generate --kafka localhost:9092 --topic ads-campaign-events --count 1000000")]
@@ -313,11 +316,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Swap(args) => swap::run(&args),
-        Command::Rollback(args) => swap::roll_back(&args),
         Command::Status(args) => status::run(&args),
-        Command::Stop(args) => status::stop(&args),
-        Command::Savepoint(args) => status::savepoint(&args),
+        Command::Swap(args) => swap::run(&args),
+        Command::Rollback(args) => rollback::run(&args),
+        Command::Stop(args) => stop::run(&args),
+        Command::Savepoint(args) => savepoint::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Replay(args) => replay::run(&args),

@@ -37,6 +37,7 @@
 //! | [`read_state`] | a task's own groups out of a checkpoint's state files |
 //! | [`restore`] | what a restart takes over from a checkpoint, or why not |
 //! | [`begin`] | a start at a savepoint, and how one is taken |
+//! | [`migration`] | whether a new version of a plugin takes the state of the former one, and in words why not |
 //! | `what_ran` | a plugin that was swapped in goes on after a restart |
 //! | [`plan`] | what a start would do with the last checkpoint |
 //! | [`nodes`] | the real world's parts, made from the spec |
@@ -61,6 +62,7 @@ pub mod failures;
 mod graph;
 pub mod memory;
 pub mod message;
+pub mod migration;
 pub mod monitor;
 pub mod nodes;
 pub mod plan;

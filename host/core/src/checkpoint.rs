@@ -20,6 +20,7 @@ use crate::swap::History;
 
 mod choose;
 mod retention;
+mod versions;
 
 pub use choose::{Choice, Condition, Refusal, Survey, Surveyed, choose};
 pub use retention::{Retention, decide_retention, is_orphan};

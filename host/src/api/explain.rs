@@ -7,18 +7,17 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
-use millrace_core::swap::Version;
 use millrace_core::watermark::{Watermark, combine};
 
 use super::Running;
 use super::model::{
     CheckpointStatus, CommitStatus, DriftExplanation, Explanation, HeldBy, InputExplanation, LateFrom, NodeKind,
     NodeStatus, OldestWindow, OperatorExplanation, PartitionExplanation, PartitionName, PartitionState, PipelineStatus,
-    PluginStatus, PluginUse, Reason, SourceExplanation, Windows,
+    PluginStatus, Reason, SourceExplanation, Windows,
 };
 use super::words;
 use crate::runtime::stats::UNKNOWN;
-use crate::runtime::status::{PartitionReport, PluginGauges, SourceStatus, TaskReport, WindowReport};
+use crate::runtime::status::{PartitionReport, PluginReport, Plugins, SourceStatus, TaskReport, WindowReport};
 use crate::spec::model::{Pipeline, TimeSpec, WatermarkSpec, WhenIdle, WindowSpec};
 
 /// A partition that was read so recently is at work.
@@ -447,6 +446,33 @@ fn windows(tasks: &[TaskReport], watermark_ms: Option<i64>, own: bool) -> Window
     }
 }
 
+/// Over all tasks. While they change places one after the other, those count that run what the first does.
+fn plugin(tasks: &[Plugins]) -> Option<PluginStatus> {
+    let mut active = sum(tasks.iter().filter_map(|task| task.active.as_ref()))?;
+    active.companion = sum(tasks.iter().filter_map(|task| task.companion.as_ref())).map(Box::new);
+    Some(active)
+}
+
+fn sum<'a>(reports: impl Iterator<Item = &'a PluginReport>) -> Option<PluginStatus> {
+    let mut sum: Option<PluginStatus> = None;
+    for report in reports {
+        let sum = sum.get_or_insert_with(|| PluginStatus {
+            name: report.name.clone(),
+            version: report.version.clone(),
+            sha256: report.sha256.clone(),
+            config: report.config.clone(),
+            ..PluginStatus::default()
+        });
+        if (&sum.sha256, &sum.config) == (&report.sha256, &report.config) {
+            sum.cpu_ns_total += report.cpu_ns_total;
+            sum.calls_total += report.calls_total;
+            sum.rows_total += report.rows_total;
+            sum.memory_bytes += report.memory_bytes;
+        }
+    }
+    sum
+}
+
 fn partitions(source: &SourceStatus) -> Vec<PartitionFacts> {
     let known = |value: i64| Some(value).filter(|v| *v != UNKNOWN);
     let partitions = source.partitions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -516,6 +542,7 @@ fn nodes(pipeline: &Pipeline, facts: &Facts<'_>) -> Vec<NodeStatus> {
     let transforms = pipeline.transforms.iter().map(|(name, t)| (name, NodeKind::Transform, &t.inputs[..]));
     let aggregations = pipeline.aggregations.iter().map(|(name, a)| (name, NodeKind::Aggregation, &a.inputs[..]));
     let sinks = pipeline.sinks.iter().map(|(name, s)| (name, NodeKind::Sink, &s.inputs[..]));
+    let plugins = facts.running.stats.status.plugins();
     let all = sources.chain(transforms).chain(aggregations).chain(sinks);
     let node = |(name, kind, inputs): (&String, NodeKind, &[String])| {
         let stats = facts.running.stats.node(name);
@@ -542,28 +569,8 @@ fn nodes(pipeline: &Pipeline, facts: &Facts<'_>) -> Vec<NodeStatus> {
             plugin_failures_total: stats.plugin_failures_total.load(Relaxed),
             groups: stats.groups.load(Relaxed),
             state_bytes: stats.state_bytes.load(Relaxed),
-            plugin: plugin(facts.running, name),
+            plugin: plugins.get(name.as_str()).and_then(|tasks| plugin(tasks)),
         }
     };
     all.map(node).collect()
-}
-
-/// What an operator's plugin is, and what it takes over all tasks.
-fn plugin(running: &Running, operator: &str) -> Option<PluginStatus> {
-    let Version { name, version, sha256, config } = running.control.as_ref()?.plugin(operator)?;
-    let add = |to: &mut PluginUse, gauges: &PluginGauges| {
-        to.calls_total += gauges.calls_total.load(Relaxed);
-        to.cpu_ns_total += gauges.cpu_ns_total.load(Relaxed);
-        to.rows_total += gauges.rows_total.load(Relaxed);
-        to.memory_bytes += gauges.memory_bytes.load(Relaxed);
-    };
-    let mut status = PluginStatus { name, version, sha256, config, ..PluginStatus::default() };
-    for slot in running.stats.status.plugins(operator) {
-        let (active, beside) = slot.get();
-        add(&mut status.use_of, &active);
-        if let Some(beside) = beside {
-            add(status.beside.get_or_insert_default(), &beside);
-        }
-    }
-    Some(status)
 }

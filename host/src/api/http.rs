@@ -1,5 +1,8 @@
 //! HTTP/1.1, as little of it as an API needs: one request a connection, read and answered within bounds of size, time
 //! and threads. Clients that are slow, send too much or come in crowds are cut off; nobody else notices.
+//!
+//! A handler says from the head alone whether a body is taken and how long it may be: what is not admitted is answered
+//! before anything of it is kept.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,11 +18,15 @@ const WORKERS: usize = 4;
 /// Connections that wait for a worker; more are closed at once.
 const WAITING_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Read at once.
+const CHUNK_BYTES: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
-/// Of a body, that many bytes must come within [`PATIENCE`].
-const BODY_BYTES_MIN: usize = 64 << 10;
-/// For a whole request to arrive, and for the whole answer to be taken.
+/// For the head of a request to arrive, for more of its body to come, and for the whole answer to be taken.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5_000 });
+/// For the whole body to arrive: an upload over a slow line.
+const BODY_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 2_000 } else { 120_000 });
+/// What a client still sends after it was refused is read for so long: one that is cut off while it sends may not see why.
+const REFUSED_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 2_000 });
 /// After an error of the listener (too many open files, say).
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -28,21 +35,27 @@ pub struct Request {
     pub method: String,
     /// without the query
     pub path: String,
-    /// what comes after `?`, as it was sent
-    pub query: String,
+    /// as it was sent
+    pub query: Option<String>,
     pub host: Option<String>,
     pub authorization: Option<Vec<u8>>,
-    /// set by browsers: the page that sends it
-    pub origin: Option<String>,
+    pub origin: Option<Vec<u8>>,
     pub content_type: Option<String>,
-    /// who the client says it is
-    pub user: Option<String>,
-    pub peer: Option<SocketAddr>,
+    /// `X-Millrace`: no page in a browser can send it to another origin unasked
+    pub marked: bool,
+    /// `X-Millrace-User`
+    pub user: Option<Vec<u8>>,
+    pub peer: SocketAddr,
     pub body: Vec<u8>,
+    body_bytes: u64,
+    expects_continue: bool,
 }
 
-/// How large the body of a request may be.
-pub type BodyLimit = fn(&Request) -> u64;
+impl Request {
+    pub fn has_body(&self) -> bool {
+        self.body_bytes > 0
+    }
+}
 
 #[derive(Debug)]
 pub struct Response {
@@ -52,7 +65,34 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
+/// What a request may do that was admitted by its head.
+pub struct Admitted {
+    pub body_bytes_max: u64,
+    /// held until the request is answered
+    pub turn: Option<Turn>,
+}
+
+/// One of a kind at a time; given back when dropped.
+pub struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    pub fn take(busy: &Arc<AtomicBool>) -> Option<Self> {
+        (!busy.swap(true, SeqCst)).then(|| Self(Arc::clone(busy)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
+    }
+}
+
+pub trait Handler: Send + Sync {
+    /// By the head: the body has not been read.
+    fn admit(&self, head: &Request) -> Result<Admitted, Response>;
+
+    fn answer(&self, request: &Request) -> Response;
+}
 
 pub struct Server {
     address: SocketAddr,
@@ -61,7 +101,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(listener: TcpListener, address: SocketAddr, limit: BodyLimit, handler: Handler) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, address: SocketAddr, handler: Arc<dyn Handler>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, connections) = bounded(WAITING_MAX);
         let mut server = Self { address, stop: Arc::clone(&stop), threads: Vec::new() };
@@ -69,7 +109,7 @@ impl Server {
             let (connections, handler): (Receiver<TcpStream>, _) = (connections.clone(), Arc::clone(&handler));
             let work = move || {
                 for stream in connections {
-                    if let Err(error) = serve(stream, limit, &handler) {
+                    if let Err(error) = serve(stream, handler.as_ref()) {
                         debug!("a client of the API is gone: {error}");
                     }
                 }
@@ -112,28 +152,52 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut stream: TcpStream, limit: BodyLimit, handler: &Handler) -> io::Result<()> {
+fn serve(mut stream: TcpStream, handler: &dyn Handler) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let response = match read(&mut stream, limit, Instant::now() + PATIENCE)? {
-        Ok(request) => {
-            let mut response = handler(&request);
-            if request.method == "HEAD" {
-                let length = response.body.len().to_string();
-                response.body.clear();
-                response.headers.push(("Content-Length", length));
-            }
-            response
-        }
-        Err(refusal) => refusal,
+    let (mut request, mut unread) = match read_head(&mut stream, Instant::now() + PATIENCE)? {
+        Ok(read) => read,
+        Err(refusal) => return refuse(&mut stream, &refusal),
     };
+    let admitted = match handler.admit(&request) {
+        Ok(admitted) if request.body_bytes > admitted.body_bytes_max => Err(super::routes::refusal(
+            413,
+            &format!("the body is too long: at most {} bytes are taken here", admitted.body_bytes_max),
+        )),
+        other => other,
+    };
+    // what it holds is given back when all is answered
+    let _admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refuse(&mut stream, &refusal),
+    };
+    read_body(&mut stream, &mut request, &mut unread)?;
+    let mut response = handler.answer(&request);
+    if request.method == "HEAD" {
+        let length = response.body.len().to_string();
+        response.body.clear();
+        response.headers.push(("Content-Length", length));
+    }
     write(&mut stream, &response, Instant::now() + PATIENCE)?;
     stream.shutdown(Shutdown::Write)
 }
 
-/// A request, or the answer to what is none.
-fn read(stream: &mut TcpStream, limit: BodyLimit, until: Instant) -> io::Result<Result<Request, Response>> {
+/// The answer, then the end of what the client still sends.
+fn refuse(stream: &mut TcpStream, refusal: &Response) -> io::Result<()> {
+    write(stream, refusal, Instant::now() + PATIENCE)?;
+    stream.shutdown(Shutdown::Write)?;
+    let until = Instant::now() + REFUSED_PATIENCE;
+    let mut nothing = Vec::new();
+    while receive(stream, &mut nothing, CHUNK_BYTES, until)? > 0 {
+        nothing.clear();
+    }
+    Ok(())
+}
+
+/// A request without its body and what has come of that, or the answer to what is none.
+fn read_head(stream: &mut TcpStream, until: Instant) -> io::Result<Result<(Request, Vec<u8>), Response>> {
+    let peer = stream.peer_addr()?;
     let mut bytes = Vec::with_capacity(1 << 10);
-    let (mut request, body_bytes, head_bytes) = loop {
+    loop {
         if bytes.len() >= HEAD_BYTES_MAX {
             return Ok(Err(super::routes::refusal(431, "the head of the request is too long")));
         }
@@ -141,36 +205,37 @@ fn read(stream: &mut TcpStream, limit: BodyLimit, until: Instant) -> io::Result<
         if receive(stream, &mut bytes, room, until)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match parse(&bytes) {
-            Ok(Some(parsed)) => break parsed,
+        match parse(&bytes, peer) {
+            Ok(Some((request, head_bytes))) => return Ok(Ok((request, bytes.split_off(head_bytes)))),
             Ok(None) => {}
             Err(refusal) => return Ok(Err(refusal)),
         }
-    };
-    if body_bytes > limit(&request) {
-        return Ok(Err(super::routes::refusal(413, "the body is too long")));
     }
-    let body_bytes = usize::try_from(body_bytes).unwrap_or(usize::MAX);
-    let mut body = bytes.split_off(head_bytes.min(bytes.len()));
-    request.peer = stream.peer_addr().ok();
-    let (mut until, mut mark) = (until, 0);
-    while body.len() < body_bytes {
-        if body.len() - mark >= BODY_BYTES_MIN {
-            (until, mark) = (Instant::now() + PATIENCE, body.len());
-        }
-        let room = body_bytes - body.len();
-        if receive(stream, &mut body, room, until)? == 0 {
+}
+
+/// As long as something comes, within the time for a body. `first`: what came with the head.
+fn read_body(stream: &mut TcpStream, request: &mut Request, first: &mut Vec<u8>) -> io::Result<()> {
+    let until = Instant::now() + BODY_PATIENCE;
+    let wanted = usize::try_from(request.body_bytes).unwrap_or(usize::MAX);
+    if request.expects_continue && first.len() < wanted {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    first.truncate(wanted);
+    let mut body = std::mem::take(first);
+    while body.len() < wanted {
+        let room = wanted - body.len();
+        if receive(stream, &mut body, room, until.min(Instant::now() + PATIENCE))? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    body.truncate(body_bytes);
     request.body = body;
-    Ok(Ok(request))
+    Ok(())
 }
 
 fn receive(stream: &mut TcpStream, into: &mut Vec<u8>, max: usize, until: Instant) -> io::Result<usize> {
     stream.set_read_timeout(Some(left(until)?))?;
-    let mut chunk = [0; 16 << 10];
+    let mut chunk = [0; CHUNK_BYTES];
     let room = chunk.len().min(max);
     let n = stream.read(chunk.get_mut(..room).unwrap_or_default())?;
     into.extend_from_slice(chunk.get(..n).unwrap_or_default());
@@ -184,8 +249,8 @@ fn left(until: Instant) -> io::Result<Duration> {
     }
 }
 
-/// The request, the size of its body and of its head; none while the head is not complete.
-fn parse(bytes: &[u8]) -> Result<Option<(Request, u64, usize)>, Response> {
+/// The request without its body, and the size of its head; none while the head is not complete.
+fn parse(bytes: &[u8], peer: SocketAddr) -> Result<Option<(Request, usize)>, Response> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     let bad = |what: &str| super::routes::refusal(400, what);
@@ -207,23 +272,27 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, u64, usize)>, Response> {
             number.ok_or_else(|| bad("the Content-Length is no number"))?
         }
     };
-    let target = target.split('#').next().unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (path, query) = match target.split('#').next().unwrap_or_default().split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (target, None),
+    };
     let text = |name: &str| header(name).and_then(|h| std::str::from_utf8(h).ok()).map(str::to_owned);
     let request = Request {
         method: method.to_owned(),
         path: path.to_owned(),
-        query: query.to_owned(),
+        query,
         host: text("host"),
         authorization: header("authorization").map(<[u8]>::to_vec),
-        // one that cannot be read is not the API's own
-        origin: header("origin").map(|h| String::from_utf8_lossy(h).into_owned()),
+        origin: header("origin").map(<[u8]>::to_vec),
         content_type: text("content-type"),
-        user: text("x-millrace-user"),
-        peer: None,
+        marked: header("x-millrace").is_some_and(|value| !value.trim_ascii().is_empty()),
+        user: header("x-millrace-user").map(<[u8]>::to_vec),
+        peer,
         body: Vec::new(),
+        body_bytes,
+        expects_continue: header("expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")),
     };
-    Ok(Some((request, body_bytes, head_bytes)))
+    Ok(Some((request, head_bytes)))
 }
 
 fn write(stream: &mut TcpStream, response: &Response, until: Instant) -> io::Result<()> {

@@ -1,8 +1,12 @@
 //! The numbers of a run as Prometheus reads them (text format 0.0.4).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
 
-use super::model::{NodeStatus, PartitionState};
+use millrace_core::swap::{Phase, SwapRecord};
+
+use super::model::{NodeStatus, PartitionState, PipelineStatus, PluginStatus};
 use super::{Running, explain};
 
 struct Text(String);
@@ -43,7 +47,90 @@ fn labels(pairs: &[(&str, &str)]) -> String {
     pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect::<Vec<_>>().join(",")
 }
 
-pub fn text(running: &Running) -> String {
+/// How many swaps have ended how, since the process began. The run remembers only the last ones, and a counter never goes
+/// back.
+#[derive(Default)]
+pub struct Tally(Mutex<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    /// what is remembered of those that were counted
+    known: BTreeSet<u64>,
+    totals: BTreeMap<(String, &'static str), u64>,
+}
+
+impl Tally {
+    fn totals(&self, running: &Running, swaps: &[SwapRecord]) -> BTreeMap<(String, &'static str), u64> {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // those of earlier processes have been counted there
+        let over = swaps.iter().filter(|s| s.phase.is_over() && s.requested_at_ms >= running.started_at_ms);
+        for swap in over {
+            if counted.known.insert(swap.id) {
+                *counted.totals.entry((swap.operator.clone(), outcome(swap.phase))).or_default() += 1;
+            }
+        }
+        let oldest = swaps.first().map_or(0, |s| s.id);
+        counted.known.retain(|id| *id >= oldest);
+        counted.totals.clone()
+    }
+}
+
+fn outcome(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Done => "done",
+        Phase::Refused => "refused",
+        Phase::Failed => "failed",
+        Phase::Discarded => "discarded",
+        Phase::RolledBack => "rolled_back",
+        _ => "under_way",
+    }
+}
+
+fn swaps(t: &mut Text, running: &Running, tally: &Tally, pipeline: &str) {
+    let swaps = running.swaps();
+    let totals = tally.totals(running, &swaps);
+    let totals = totals.iter().map(|((node, outcome), n)| {
+        (labels(&[("pipeline", pipeline), ("node", node), ("outcome", outcome)]), count(*n))
+    });
+    t.family("counter", "swaps_total", "Swaps of plugins that are over.", totals);
+    let mut pauses: BTreeMap<&str, u64> = BTreeMap::new();
+    for swap in &swaps {
+        if let Some(pause_us) = swap.pause_us {
+            pauses.insert(&swap.operator, pause_us);
+        }
+    }
+    let pauses =
+        pauses.iter().map(|(node, us)| (labels(&[("pipeline", pipeline), ("node", node)]), count(*us) / 1_000_000.0));
+    t.family("gauge", "swap_pause_seconds", "How long the slowest task read nothing in the last swap.", pauses);
+}
+
+fn plugins(t: &mut Text, status: &PipelineStatus) {
+    let all: Vec<(String, &PluginStatus)> = status
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node, node.plugin.as_ref()?)))
+        .flat_map(|(node, plugin)| {
+            let companion = plugin.companion.as_deref().map(|c| ("companion", c));
+            [("active", plugin)].into_iter().chain(companion).map(|(role, plugin)| {
+                let of = labels(&[("pipeline", &status.name), ("node", &node.name), ("role", role)]);
+                (of, plugin)
+            })
+        })
+        .collect();
+    let info = all.iter().map(|(of, p)| {
+        let what = [("plugin", p.name.as_str()), ("version", &p.version), ("sha256", &p.sha256)];
+        (format!("{of},{}", labels(&what)), 1.0)
+    });
+    t.family("gauge", "plugin_info", "The plugin that runs, and the one beside it.", info);
+    let all = |value: fn(&PluginStatus) -> f64| all.iter().map(move |(of, p)| (of.clone(), value(p)));
+    let cpu = all(|p| count(p.cpu_ns_total) / 1e9);
+    t.family("counter", "plugin_cpu_seconds_total", "Processor time inside the plugin.", cpu);
+    t.family("counter", "plugin_calls_total", "Calls of the plugin.", all(|p| count(p.calls_total)));
+    t.family("counter", "plugin_rows_total", "Rows that the plugin has taken in.", all(|p| count(p.rows_total)));
+    t.family("gauge", "plugin_memory_bytes", "Linear memory of the plugin.", all(|p| count(p.memory_bytes)));
+}
+
+pub fn text(running: &Running, tally: &Tally) -> String {
     let (status, explanation) = (explain::status(running), explain::explain(running));
     let pipeline = status.name.as_str();
     let own = || labels(&[("pipeline", pipeline)]);
@@ -102,6 +189,9 @@ pub fn text(running: &Running) -> String {
     for (name, help, value) in gauges {
         t.family("gauge", name, help, nodes(value));
     }
+
+    plugins(&mut t, &status);
+    swaps(&mut t, running, tally, pipeline);
 
     let operators =
         || explanation.operators.iter().map(|o| (labels(&[("pipeline", pipeline), ("node", &o.name)]), &o.windows));

@@ -12,7 +12,7 @@ pub struct Health {
     pub status: String,
 }
 
-/// Every answer that is no 200.
+/// Every answer that is no 2xx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub error: String,
@@ -21,6 +21,49 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pipelines {
     pub pipelines: Vec<String>,
+}
+
+/// `/api/v1/pipelines/{name}/swaps`: the last ones, oldest first
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Swaps {
+    pub swaps: Vec<SwapRecord>,
+}
+
+/// What a savepoint is asked for with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavepointRequest {
+    /// absolute, on the machine that the pipeline runs on
+    pub folder: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Savepoint {
+    pub checkpoint: u64,
+    pub folder: String,
+}
+
+/// The run ends: a checkpoint, the commits, the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    pub pipeline: String,
+}
+
+/// The plugin of an operator that runs. Counters are of this process, since the plugin took over; over all tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginStatus {
+    pub name: String,
+    pub version: String,
+    /// lower-case hex of its file's bytes
+    pub sha256: String,
+    /// JSON
+    pub config: String,
+    pub cpu_ns_total: u64,
+    pub calls_total: u64,
+    pub rows_total: u64,
+    pub memory_bytes: u64,
+    /// the version that runs beside it and whose results are withheld
+    pub companion: Option<Box<PluginStatus>>,
 }
 
 /// `/api/v1/pipelines/{name}`
@@ -44,44 +87,6 @@ pub struct PipelineStatus {
     pub checkpoint: Option<CheckpointStatus>,
     pub commit: Option<CommitStatus>,
     pub nodes: Vec<NodeStatus>,
-}
-
-/// `/api/v1/pipelines/{name}/swaps`, oldest first
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Swaps {
-    pub swaps: Vec<SwapRecord>,
-}
-
-/// A savepoint is complete in this folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavepointTaken {
-    pub checkpoint: u64,
-    pub folder: String,
-}
-
-/// The plugin of an operator, over its tasks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PluginStatus {
-    pub name: String,
-    pub version: String,
-    pub sha256: String,
-    pub config: String,
-    /// of the version that gives the results
-    pub use_of: PluginUse,
-    /// of the version beside it, while there is one
-    pub beside: Option<PluginUse>,
-}
-
-/// Counters are of this process, since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PluginUse {
-    pub calls_total: u64,
-    /// processor time
-    pub cpu_ns_total: u64,
-    /// rows that it was given
-    pub rows_total: u64,
-    /// linear memory of its instances
-    pub memory_bytes: u64,
 }
 
 /// The last one that is durable.
@@ -143,7 +148,8 @@ pub struct NodeStatus {
     pub plugin_failures_total: u64,
     pub groups: i64,
     pub state_bytes: i64,
-    /// of an operator that has one
+    /// of operators that have one; null, too: it has said nothing yet
+    #[serde(default)]
     pub plugin: Option<PluginStatus>,
 }
 

@@ -130,7 +130,14 @@ fn fake() -> (Running, Fake) {
         corrections_waiting: 3,
     });
     let fence = Fence { incarnation: "i".into(), generation: 4 };
-    let running = Running { pipeline, fence, stats: Arc::clone(&stats), clock: Arc::new(At(NOW)), started_at_ms: 1 };
+    let running = Running {
+        pipeline,
+        fence,
+        stats: Arc::clone(&stats),
+        clock: Arc::new(At(NOW)),
+        started_at_ms: 1,
+        control: None,
+    };
     (running, Fake { stats, operator, partitions })
 }
 
@@ -289,19 +296,26 @@ fn every_route_is_in_the_openapi_document_and_answers_as_it_says() {
     let (api, _fake) = serve(None);
     let (_, document) = get(&api, "/api/v1/openapi.json", "");
     let document: Value = serde_json::from_str(&document).unwrap();
-    let mut described: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    let mut routes = routes::templates();
+    let mut described: Vec<(&str, String)> = document["paths"].as_object().unwrap().iter().map(methods).collect();
+    let mut routes: Vec<(&str, String)> = routes::templates()
+        .into_iter()
+        .map(|(t, methods)| (t, methods.split(", ").next().unwrap().to_owned()))
+        .collect();
     described.sort_unstable();
     routes.sort_unstable();
     assert_eq!(described, routes);
-    for template in routes {
-        let path = template.replace("{name}", "billing").replace("{operator}", "metrics");
-        let (status, body) = get(&api, &path, "");
-        assert_eq!(status, 200, "{path}: {body}");
-        let content = &document["paths"][template]["get"]["responses"]["200"]["content"];
-        if let Some(schema) = content.get("application/json") {
-            let body: Value = serde_json::from_str(&body).unwrap();
-            conforms(&document, &schema["schema"], &body, &path);
+    for (template, method) in routes {
+        let path = template.replace("{name}", "billing").replace("{operator}", "metrics").replace("{id}", "1");
+        if method == "GET" && template.ends_with("{id}") {
+            assert_eq!(get(&api, &path, "").0, 404);
+        } else if method == "GET" {
+            let (status, body) = get(&api, &path, "");
+            assert_eq!(status, 200, "{path}: {body}");
+            let content = &document["paths"][template]["get"]["responses"]["200"]["content"];
+            if let Some(schema) = content.get("application/json") {
+                let body: Value = serde_json::from_str(&body).unwrap();
+                conforms(&document, &schema["schema"], &body, &path);
+            }
         }
         let (status, body) = raw(&api, format!("DELETE {path} HTTP/1.1\r\n\r\n").as_bytes());
         let body: Value = serde_json::from_str(&body).unwrap();
@@ -316,6 +330,13 @@ fn every_route_is_in_the_openapi_document_and_answers_as_it_says() {
     ] {
         assert_eq!(get(&api, path, "").0, 404, "{path}");
     }
+}
+
+/// What the document says of a path: its methods in capitals.
+fn methods<'a>((path, operations): (&'a String, &Value)) -> (&'a str, String) {
+    let verbs = ["get", "put", "post", "delete", "patch", "options", "trace"];
+    let said: Vec<String> = verbs.iter().filter(|v| operations.get(v).is_some()).map(|v| v.to_uppercase()).collect();
+    (path, said.join(", "))
 }
 
 /// As much of JSON Schema as the document uses.
@@ -334,13 +355,16 @@ fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
     let kind = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() => "number",
         Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
     let allowed = &schema["type"];
-    let fits = allowed == kind || allowed.as_array().is_some_and(|all| all.iter().any(|a| a == kind));
+    let fits = allowed == kind
+        || (kind == "integer" && allowed == "number")
+        || allowed.as_array().is_some_and(|all| all.iter().any(|a| a == kind));
     assert!(fits, "{at}: {value} is no {allowed}");
     if let Some(words) = schema["enum"].as_array() {
         assert!(words.contains(value), "{at}: {value} is none of {words:?}");
@@ -350,9 +374,14 @@ fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
     }
     if let (Some(properties), Some(object)) = (schema["properties"].as_object(), value.as_object()) {
         let (said, given): (Vec<_>, Vec<_>) = (properties.keys().collect(), object.keys().collect());
-        assert_eq!(said.iter().collect::<std::collections::BTreeSet<_>>(), given.iter().collect(), "{at}");
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        assert!(given.iter().all(|name| said.contains(name)), "{at}: {given:?}");
+        assert!(required.iter().all(|name| given.iter().any(|g| g == name)), "{at}: {given:?}");
         for (name, property) in properties {
-            conforms(document, property, &object[name], &format!("{at}.{name}"));
+            if let Some(value) = object.get(name) {
+                conforms(document, property, value, &format!("{at}.{name}"));
+            }
         }
     }
 }
@@ -451,3 +480,6 @@ fn every_number_is_among_the_metrics() {
     }
     assert!(text.contains("millrace_partition_backlog_messages{pipeline=\"billing\",source=\"events\",topic=\"ads\",partition=\"1\"} 4"), "{text}");
 }
+
+#[path = "tests/change.rs"]
+mod change;

@@ -10,6 +10,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::log::Read;
 use super::state::written_for;
 use super::{CheckpointError, CheckpointStore, Owner, Result};
+use crate::clock::{Clock, SystemClock};
 
 const READ_AT_ONCE_MAX: usize = 8;
 const DELETED_AT_ONCE_MAX: usize = 8;
@@ -23,7 +24,7 @@ pub struct Retained {
 }
 
 impl CheckpointStore {
-    /// Deletes checkpoints beyond the newest `keep`, and the state files that only they refer to; never one whose own
+    /// Deletes checkpoints beyond the newest `keep`, and the state files and plugins that only they refer to; never one whose own
     /// commit is not confirmed. `confirmed`: per sink, the last checkpoint known to be in the table. Call it after
     /// [`CheckpointStore::publish_checkpoint`]; refused once another process owns the pipeline.
     pub async fn retain(&self, owner: &Owner, keep: usize, confirmed: &BTreeMap<String, u64>) -> Result<Retained> {
@@ -33,6 +34,7 @@ impl CheckpointStore {
             self.delete(&format!("deleting log record {number}"), &self.log_path(*number)).await?;
         }
         let files_deleted = self.delete_files(decision.delete_files.iter()).await?;
+        self.delete_plugins(&decision.delete_plugins, SystemClock.now_ms()).await?;
         Ok(Retained { kept: decision.kept, records_deleted: decision.delete_records.len(), files_deleted })
     }
 
@@ -94,7 +96,7 @@ impl CheckpointStore {
     }
 
     /// What is gone already is deleted.
-    async fn delete(&self, doing: &str, path: &Path) -> Result<()> {
+    pub(super) async fn delete(&self, doing: &str, path: &Path) -> Result<()> {
         self.retrying.run(doing, || self.store.delete(path)).await?;
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
 use super::Failure;
@@ -35,6 +34,21 @@ pub struct Run {
 }
 
 impl Reach {
+    /// All pipelines that run of the files in the folders that are searched.
+    pub fn all() -> Vec<Run> {
+        let files = FOLDERS.iter().flat_map(|folder| tomls(folder));
+        let mut found: Vec<String> = files.filter_map(|file| names(&file)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().filter_map(|pipeline| Self { pipeline, api: None }.find().ok()).collect()
+    }
+
+    /// `PIPELINE` as it was given, with `--api`, for a command that goes on from here.
+    pub fn again(&self) -> String {
+        let api = self.api.as_ref().map_or(String::new(), |api| format!(" --api {api}"));
+        format!("{}{api}", self.pipeline)
+    }
+
     pub fn find(&self) -> Result<Run, Failure> {
         let runtime = io_runtime()?;
         let token = Token::from_environment(|name| std::env::var(name).ok()).map_err(Failure::Usage)?;
@@ -87,10 +101,7 @@ impl Reach {
         }
         let mut files: Vec<PathBuf> = Vec::new();
         for folder in FOLDERS {
-            let Ok(entries) = std::fs::read_dir(folder) else { continue };
-            let tomls =
-                entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "toml"));
-            files.extend(tomls.filter(|p| names(p).is_some_and(|name| name == self.pipeline)));
+            files.extend(tomls(folder).into_iter().filter(|p| names(p).is_some_and(|name| name == self.pipeline)));
         }
         match files.as_slice() {
             [file] => Ok(file.clone()),
@@ -106,24 +117,9 @@ impl Reach {
     }
 }
 
-/// The runs of all pipeline files that are found here.
-pub fn all_running() -> Vec<Run> {
-    let mut runs = Vec::new();
-    for folder in FOLDERS {
-        let Ok(entries) = std::fs::read_dir(folder) else { continue };
-        let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
-        files.sort();
-        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "toml") && names(file).is_some()) {
-            // one that does not run, or is no right pipeline file, is none
-            let reach = Reach { pipeline: format!("{}/{}", folder, file_name(file)), api: None };
-            runs.extend(reach.find().ok());
-        }
-    }
-    runs
-}
-
-fn file_name(file: &Path) -> String {
-    file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+fn tomls(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    entries.filter(|p| p.extension().is_some_and(|e| e == "toml")).collect()
 }
 
 fn is_file(text: &str) -> bool {
@@ -141,60 +137,61 @@ impl Run {
     pub fn get<T: DeserializeOwned>(&self, below: &str) -> anyhow::Result<T> {
         self.runtime.block_on(get(&self.client, &format!("{}{below}", self.url), self.token.as_ref()))
     }
-}
 
-/// What is sent with a request that changes something.
-pub enum Body {
-    None,
-    Wasm(Vec<u8>),
-    Json(serde_json::Value),
-}
-
-impl Run {
-    pub fn name(&self) -> &str {
-        &self.status.name
-    }
-
-    /// Asks for a change below the pipeline's own path. `patience`: until it is accepted.
-    pub fn post<T: DeserializeOwned>(&self, below: &str, body: Body, patience: Duration) -> anyhow::Result<T> {
-        let url = format!("{}{below}", self.url);
-        let mut request = self.client.post(&url).timeout(patience).header("X-Millrace-User", user());
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", token.header());
+    /// Asks for a change. `patience`: uploads and savepoints take long.
+    pub fn post<T: DeserializeOwned>(
+        &self,
+        below: &str,
+        parameters: &[(String, String)],
+        content: Option<(&str, Vec<u8>)>,
+        patience: Duration,
+    ) -> anyhow::Result<T> {
+        use anyhow::Context;
+        let mut url = url::Url::parse(&format!("{}{below}", self.url)).context("the API's address is no URL")?;
+        if !parameters.is_empty() {
+            url.query_pairs_mut().extend_pairs(parameters);
         }
-        request = match body {
-            Body::None => request,
-            Body::Wasm(bytes) => request.header("Content-Type", "application/wasm").body(bytes),
-            Body::Json(value) => request.header("Content-Type", "application/json").body(value.to_string()),
-        };
-        self.runtime.block_on(async {
-            let response = request.send().await.with_context(|| format!("nobody answers at {url}"))?;
-            answer(&url, response).await
-        })
+        let mut request = self.client.post(url.clone()).timeout(patience).header("X-Millrace", "1");
+        if let Some(user) = user() {
+            request = request.header("X-Millrace-User", user);
+        }
+        if let Some((content_type, bytes)) = content {
+            request = request.header("Content-Type", content_type).body(bytes);
+        }
+        // not the query: values of a configuration are nobody else's business
+        url.set_query(None);
+        self.runtime.block_on(answer(request, url.as_str(), self.token.as_ref()))
     }
 }
 
-/// As the log of the run names who asked.
-fn user() -> String {
-    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
-    user.chars().filter(char::is_ascii_graphic).collect()
+/// `jane@laptop`, as far as the environment says it.
+fn user() -> Option<String> {
+    let user = std::env::var("USER").ok()?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
+    let name = host.map_or(user.clone(), |host| format!("{user}@{}", host.trim()));
+    let name: String = name.chars().filter(char::is_ascii_graphic).take(64).collect();
+    (!name.is_empty()).then_some(name)
 }
 
 async fn get<T: DeserializeOwned>(client: &reqwest::Client, url: &str, token: Option<&Token>) -> anyhow::Result<T> {
-    let mut request = client.get(url);
+    answer(client.get(url), url, token).await
+}
+
+async fn answer<T: DeserializeOwned>(
+    mut request: reqwest::RequestBuilder,
+    url: &str,
+    token: Option<&Token>,
+) -> anyhow::Result<T> {
+    use anyhow::Context;
     if let Some(token) = token {
         request = request.header("Authorization", token.header());
     }
     let response = request.send().await.with_context(|| format!("nobody answers at {url}"))?;
-    answer(url, response).await
-}
-
-async fn answer<T: DeserializeOwned>(url: &str, response: reqwest::Response) -> anyhow::Result<T> {
     let status = response.status();
     let bytes = response.bytes().await.with_context(|| format!("{url} breaks off"))?;
     if !status.is_success() {
-        let said = serde_json::from_slice::<model::Failure>(&bytes).map_or(String::new(), |f| f.error);
-        anyhow::bail!("{}", if said.is_empty() { format!("{url} answers {status}") } else { said });
+        let said = serde_json::from_slice::<model::Failure>(&bytes).map_or(String::new(), |f| format!(": {}", f.error));
+        anyhow::bail!("{url} answers {status}{said}");
     }
     serde_json::from_slice(&bytes).with_context(|| format!("{url} answers something else: is it Millrace?"))
 }

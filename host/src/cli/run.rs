@@ -100,7 +100,8 @@ fn serve(
     control: Option<Arc<dyn Control>>,
     runtime: &Handle,
 ) -> anyhow::Result<(Option<Announced>, Api)> {
-    let api = bound.serve(Running::new(parts, control)).map_err(anyhow::Error::msg)?;
+    let running = Running { control, ..Running::new(parts) };
+    let api = bound.serve(running).map_err(anyhow::Error::msg)?;
     eprintln!("api: {}", api.url);
     let address = Address {
         pipeline: parts.pipeline.name.clone(),

@@ -1,191 +1,144 @@
-//! `millrace status`, `stop` and `savepoint`: what runs do, and their end.
+//! `millrace status`: what running pipelines do.
 
 use std::time::Duration;
 
-use super::reach::{Body, Reach, Run};
-use super::swap::{lines, time};
+use super::reach::{Reach, Run};
+use super::swap::version;
 use super::{Failure, Form};
-use crate::api::model::{Health, NodeStatus, PipelineStatus, SavepointTaken, Swaps};
+use crate::api::model::{NodeStatus, PipelineStatus, PluginStatus, Swaps};
 use crate::api::words;
-use crate::runtime::controller::phase_name;
 
-/// A checkpoint, all of its commits, and the copy.
-const SAVEPOINT_PATIENCE: Duration = Duration::from_secs(3_600);
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Between the two looks that rates are made of.
+/// Between the two looks that rates come from.
 const SAMPLE: Duration = Duration::from_secs(1);
 const SWAPS_SHOWN: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
-    /// a pipeline file, or a pipeline's name; none: all that run, of the files in `.` and `pipelines`
+    /// a pipeline file, or a pipeline's name; none: all of the files in `.` and `pipelines` that run
     pub pipeline: Option<String>,
     /// where the run answers, if it is elsewhere
     #[arg(long, value_name = "URL", requires = "pipeline")]
     pub api: Option<String>,
     #[arg(long, value_enum, default_value_t = Form::Text)]
     pub format: Form,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct StopArgs {
-    #[command(flatten)]
-    pub reach: Reach,
-    /// first take a savepoint into this folder
-    #[arg(long, value_name = "DIR")]
-    pub savepoint: Option<std::path::PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct SavepointArgs {
-    #[command(flatten)]
-    pub reach: Reach,
-    /// a folder that is not there yet, on the machine of the run
-    pub folder: std::path::PathBuf,
-    #[arg(long, value_enum, default_value_t = Form::Text)]
-    pub format: Form,
+    /// again and again
+    #[arg(long)]
+    pub watch: bool,
 }
 
 #[derive(serde::Serialize)]
 struct Shown {
+    #[serde(flatten)]
     status: PipelineStatus,
+    #[serde(flatten)]
     swaps: Swaps,
 }
 
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
-    let runs: Vec<Run> = match &args.pipeline {
+    let runs = match &args.pipeline {
         Some(pipeline) => vec![Reach { pipeline: pipeline.clone(), api: args.api.clone() }.find()?],
-        None => super::reach::all_running(),
+        None => Reach::all(),
     };
     if runs.is_empty() {
-        eprintln!("no pipeline of the files in `.` and `pipelines` is running");
+        eprintln!("no pipeline of the files in `.` and `pipelines` runs\nhint: `millrace run FILE`");
     }
-    let text = args.format == Form::Text;
-    if text && !runs.is_empty() {
+    loop {
+        show(&runs, args.format)?;
+        if !args.watch || runs.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn show(runs: &[Run], format: Form) -> Result<(), Failure> {
+    let before = runs.iter().map(|run| run.get("")).collect::<anyhow::Result<Vec<PipelineStatus>>>()?;
+    if !runs.is_empty() && format == Form::Text {
         std::thread::sleep(SAMPLE);
     }
-    let mut all = Vec::new();
-    for run in &runs {
-        let status: PipelineStatus = run.get("")?;
-        let swaps: Swaps = run.get("/swaps")?;
-        if text {
-            show(&run.status, &status, &swaps);
-        }
-        all.push(Shown { status, swaps });
+    let mut shown = Vec::new();
+    for run in runs {
+        shown.push(Shown { status: run.get("")?, swaps: run.get("/swaps")? });
     }
-    if !text {
-        println!("{}", serde_json::to_string_pretty(&all).map_err(|e| Failure::Other(e.into()))?);
+    match format {
+        Form::Json => println!("{}", serde_json::to_string_pretty(&shown).map_err(|e| Failure::Other(e.into()))?),
+        Form::Text => {
+            for (before, now) in before.iter().zip(&shown) {
+                print!("{}", text(before, now));
+            }
+        }
     }
     Ok(())
 }
 
-fn show(before: &PipelineStatus, now: &PipelineStatus, swaps: &Swaps) {
-    let seconds = (now.now_at_ms - before.now_at_ms).max(1) as f64 / 1_000.0;
-    let up = words::duration(now.now_at_ms.saturating_sub(now.started_at_ms));
-    println!("{}: running for {up}, generation {}, Millrace {}", now.name, now.generation, now.version);
-    let watermark = now.watermark_ms.map_or("none yet".to_owned(), |ms| words::time(ms, now.now_at_ms));
-    let backlog = now.backlog.map_or("unknown".to_owned(), words::number);
-    println!("  watermark {watermark}, backlog {backlog}{}", if now.intake_paused { ", intake paused" } else { "" });
-    if let Some(checkpoint) = &now.checkpoint {
-        let ago = words::duration(now.now_at_ms.saturating_sub(checkpoint.at_ms));
-        println!("  checkpoint {} {ago} ago, took {} ms", checkpoint.number, checkpoint.took_ms);
+fn text(before: &PipelineStatus, Shown { status, swaps }: &Shown) -> String {
+    let mut lines = vec![format!(
+        "{}  generation {} of {}, up {}",
+        status.name,
+        status.generation,
+        status.incarnation,
+        words::duration(status.now_at_ms - status.started_at_ms)
+    )];
+    let lag = status.watermark_ms.map_or("no event yet".to_owned(), |ms| words::duration(status.now_at_ms - ms));
+    let backlog = status.backlog.map_or("unknown".to_owned(), words::number);
+    let checkpoint = status.checkpoint.as_ref().map_or("none yet".to_owned(), |c| {
+        format!("{}, {} ago", c.number, words::duration(status.now_at_ms - c.at_ms))
+    });
+    lines.push(format!("  watermark lag {lag}, backlog {backlog}, checkpoint {checkpoint}"));
+    let elapsed_ms = u64::try_from(status.now_at_ms - before.now_at_ms).unwrap_or_default().max(1);
+    for node in &status.nodes {
+        let then = before.nodes.iter().find(|n| n.name == node.name);
+        self::node(then.unwrap_or(node), node, elapsed_ms, &mut lines);
     }
-    println!("\n  {:<20} {:<12} {:>14} {:>12} {:>14} {:>12}", "node", "kind", "rows in", "in/s", "rows out", "state");
-    for node in &now.nodes {
-        let former = before.nodes.iter().find(|n| n.name == node.name);
-        let rate = former.map_or(0, |f| node.rows_in_total.saturating_sub(f.rows_in_total)) as f64 / seconds;
-        let number = |n: u64| words::number(i64::try_from(n).unwrap_or(i64::MAX));
-        println!(
-            "  {:<20} {:<12} {:>14} {:>12} {:>14} {:>12}",
-            node.name,
-            node.kind.name(),
-            number(node.rows_in_total),
-            number(rate as u64),
-            number(node.rows_out_total),
-            if node.state_bytes > 0 { bytes(node.state_bytes.unsigned_abs()) } else { String::new() },
-        );
-        for line in of_plugin(node, former, seconds) {
-            println!("    {line}");
-        }
-    }
-    if !swaps.swaps.is_empty() {
-        println!("\n  swaps");
-    }
-    for swap in swaps.swaps.iter().rev().take(SWAPS_SHOWN) {
-        let by = if swap.by.is_empty() { String::new() } else { format!(" by {}", swap.by) };
-        println!("  {} {} {}{by}", swap.id, time(swap.requested_at_ms), phase_name(swap.phase));
-        for line in lines(swap).iter().chain(swap.reason.as_ref()) {
-            println!("      {line}");
-        }
-    }
-    println!();
-}
-
-fn of_plugin(node: &NodeStatus, former: Option<&NodeStatus>, seconds: f64) -> Vec<String> {
-    let Some(plugin) = &node.plugin else { return Vec::new() };
-    let digest = plugin.sha256.get(..12).unwrap_or(&plugin.sha256);
-    let mut lines = vec![format!("plugin {} {} ({digest}) {}", plugin.name, plugin.version, plugin.config)];
-    let before = former.and_then(|f| f.plugin.as_ref());
-    let share = |now: u64, before: Option<u64>| {
-        now.saturating_sub(before.unwrap_or(now)) as f64 / 1_000_000_000.0 / seconds * 100.0
-    };
-    let per_row = |cpu_ns: u64, rows: u64| cpu_ns.checked_div(rows).unwrap_or(0);
-    let using = &plugin.use_of;
-    lines.push(format!(
-        "  CPU {:.1} % of a core, {} ns/row, memory {}",
-        share(using.cpu_ns_total, before.map(|b| b.use_of.cpu_ns_total)),
-        per_row(using.cpu_ns_total, using.rows_total),
-        bytes(using.memory_bytes)
-    ));
-    if let Some(beside) = &plugin.beside {
+    let skipped = swaps.swaps.len().saturating_sub(SWAPS_SHOWN);
+    for swap in swaps.swaps.iter().skip(skipped) {
+        let reason = swap.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         lines.push(format!(
-            "  beside it another version: {} ns/row, memory {}",
-            per_row(beside.cpu_ns_total, beside.rows_total),
-            bytes(beside.memory_bytes)
+            "  swap {}  {} {}  {} → {}  {:?}{reason}  by {}",
+            swap.id,
+            words::time(swap.requested_at_ms, status.now_at_ms),
+            swap.operator,
+            version(&swap.from),
+            version(&swap.to),
+            swap.phase,
+            swap.by
         ));
     }
-    lines
+    lines.join("\n") + "\n"
 }
 
-fn bytes(bytes: u64) -> String {
-    match bytes {
-        b if b >= 10 << 20 => format!("{} MiB", b >> 20),
-        b if b >= 10 << 10 => format!("{} KiB", b >> 10),
-        b => format!("{b} B"),
+fn node(then: &NodeStatus, now: &NodeStatus, elapsed_ms: u64, lines: &mut Vec<String>) {
+    let rate = |then: u64, now: u64| signed(now.saturating_sub(then).saturating_mul(1_000) / elapsed_ms);
+    let mut line = format!(
+        "  {} ({})  in {} ({}/s), out {} ({}/s)",
+        now.name,
+        now.kind.name(),
+        words::number(signed(now.rows_in_total)),
+        words::number(rate(then.rows_in_total, now.rows_in_total)),
+        words::number(signed(now.rows_out_total)),
+        words::number(rate(then.rows_out_total, now.rows_out_total)),
+    );
+    if now.groups > 0 {
+        line += &format!(", {}, {} bytes", words::of(now.groups, "group"), words::number(now.state_bytes));
+    }
+    lines.push(line);
+    if let Some(p) = &now.plugin {
+        lines.push(plugin("plugin", p));
+        lines.extend(p.companion.as_deref().map(|companion| plugin("beside", companion)));
     }
 }
 
-pub fn stop(args: &StopArgs) -> Result<(), Failure> {
-    let run = args.reach.find()?;
-    if let Some(folder) = &args.savepoint {
-        let taken = take_savepoint(&run, folder)?;
-        println!("savepoint of checkpoint {} in {}", taken.checkpoint, taken.folder);
-    }
-    let _: Health = run.post("/stop", Body::None, STOP_PATIENCE)?;
-    eprintln!("stopping: a last checkpoint, then its commits");
-    // it answers until it has ended
-    while run.get::<PipelineStatus>("").is_ok_and(|status| status.generation == run.status.generation) {
-        std::thread::sleep(LOOK_EVERY);
-    }
-    println!("{} has stopped", run.name());
-    Ok(())
+fn plugin(what: &str, p: &PluginStatus) -> String {
+    let short = p.sha256.get(..12).unwrap_or(&p.sha256);
+    let per_row = p.cpu_ns_total.checked_div(p.rows_total).map_or(String::new(), |ns| format!(", {ns} ns a row"));
+    format!(
+        "    {what}  {} {} ({short})  {} of processor time{per_row}, {} of memory",
+        p.name,
+        p.version,
+        words::duration(signed(p.cpu_ns_total / 1_000_000)),
+        crate::spec::show_bytes(p.memory_bytes)
+    )
 }
 
-pub fn savepoint(args: &SavepointArgs) -> Result<(), Failure> {
-    let run = args.reach.find()?;
-    let taken = take_savepoint(&run, &args.folder)?;
-    match args.format {
-        Form::Text => println!("savepoint of checkpoint {} in {}", taken.checkpoint, taken.folder),
-        Form::Json => {
-            println!("{}", serde_json::to_string_pretty(&taken).map_err(|e| Failure::Other(e.into()))?);
-        }
-    }
-    Ok(())
-}
-
-fn take_savepoint(run: &Run, folder: &std::path::Path) -> Result<SavepointTaken, Failure> {
-    let folder = std::path::absolute(folder).map_err(|e| Failure::Usage(format!("{}: {e}", folder.display())))?;
-    let asked = serde_json::json!({ "folder": folder });
-    Ok(run.post("/savepoints", Body::Json(asked), SAVEPOINT_PATIENCE)?)
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }

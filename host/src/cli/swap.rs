@@ -1,256 +1,255 @@
-//! `millrace swap` and `millrace rollback`: asks, then follows the swap until the version that was asked for runs, or does not.
+//! `millrace swap`: another plugin, or another configuration, for an operator of a running pipeline. Asks for it, then
+//! follows the record until the new version runs or it is sure that it will not.
 
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use millrace_core::swap::{Phase, ShadowReport, SwapRecord, Version};
 
-use super::reach::{Body, Reach, Run};
+use super::reach::{Reach, Run};
 use super::{Failure, Form};
-use crate::api::query::encode;
+use crate::api::model::NodeKind;
+use crate::api::words;
 use crate::plugin::artifact::{Artifact, Kind};
-use crate::runtime::controller::phase_name;
-use crate::spec::parse_duration_ms;
 
-/// A plugin is compiled before the answer comes.
-const PATIENCE: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-const DIFFERENCES_SHOWN: usize = 10;
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// For the upload, and for the plugin to be checked and compiled.
+const PATIENCE: Duration = Duration::from_secs(400);
 
 #[derive(Debug, clap::Args)]
 pub struct SwapArgs {
     #[command(flatten)]
     pub reach: Reach,
-    /// an operator with a plugin
     pub operator: String,
-    /// the new plugin; none: the same with another configuration
+    /// the component; none: the plugin that runs, with another configuration
     #[arg(required_unless_present = "config")]
     pub file: Option<PathBuf>,
-    /// changes the configuration: the value is JSON, or else text
+    /// on top of the configuration that runs
     #[arg(long, value_name = "KEY=VALUE")]
     pub config: Vec<String>,
-    /// first runs it beside the old one for so long: its results are compared, and withheld
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub shadow: Option<u64>,
-    /// after the shadow it takes over if it gave the same results; else it is discarded
+    /// run it beside the old version for so long and compare their results
+    #[arg(long, value_name = "DURATION")]
+    pub shadow: Option<String>,
+    /// with --shadow: it takes over if the results are equal, else it is discarded
     #[arg(long, requires = "shadow")]
     pub promote_if_equal: bool,
-    /// results that differ by less (relative to the larger one) are the same
-    #[arg(long, requires = "shadow", default_value_t = 0.0)]
-    pub tolerance: f64,
+    /// relative differences within it are none
+    #[arg(long, requires = "promote_if_equal")]
+    pub tolerance: Option<f64>,
     /// a plugin of another name is meant
     #[arg(long)]
     pub replace: bool,
-    /// what the file must be
-    #[arg(long, value_name = "HEX")]
-    pub sha256: Option<String>,
-    /// return as soon as it has begun
+    /// do not wait for it
     #[arg(long)]
     pub detach: bool,
     #[arg(long, value_enum, default_value_t = Form::Text)]
     pub format: Form,
 }
 
-#[derive(Debug, clap::Args)]
-pub struct RollbackArgs {
-    #[command(flatten)]
-    pub reach: Reach,
-    /// the operator
-    pub operator: String,
-    #[arg(long, value_enum, default_value_t = Form::Text)]
-    pub format: Form,
-}
-
-fn duration(text: &str) -> Result<u64, String> {
-    parse_duration_ms(text).ok_or_else(|| "expected a duration such as 10m or 90s".to_owned())
+impl SwapArgs {
+    fn parameters(&self) -> Result<Vec<(String, String)>, Failure> {
+        let mut parameters = Vec::new();
+        for pair in &self.config {
+            let (key, value) = pair
+                .split_once('=')
+                .filter(|(key, _)| !key.is_empty())
+                .ok_or_else(|| Failure::Usage(format!("--config {pair}: expected KEY=VALUE")))?;
+            parameters.push((format!("config.{key}"), value.to_owned()));
+        }
+        parameters.extend(self.shadow.iter().map(|shadow| ("shadow".to_owned(), shadow.clone())));
+        let flags = [("promote_if_equal", self.promote_if_equal), ("replace", self.replace)];
+        parameters
+            .extend(flags.iter().filter(|(_, set)| *set).map(|(name, _)| ((*name).to_owned(), "true".to_owned())));
+        parameters.extend(self.tolerance.map(|tolerance| ("tolerance".to_owned(), tolerance.to_string())));
+        Ok(parameters)
+    }
 }
 
 pub fn run(args: &SwapArgs) -> Result<(), Failure> {
-    let mut query = Vec::new();
-    for pair in &args.config {
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
-            Failure::Usage(format!("--config {pair}: expected KEY=VALUE, such as --config unique_users=hll"))
-        })?;
-        query.push(format!("config.{}={}", encode(key), encode(value)));
-    }
-    let bytes = args.file.as_deref().map(read).transpose()?;
-    if let Some(ms) = args.shadow {
-        query.push(format!("shadow={ms}ms&tolerance={}", args.tolerance));
-        query.extend(args.promote_if_equal.then(|| "promote_if_equal=true".to_owned()));
-    }
-    query.extend(args.replace.then(|| "replace=true".to_owned()));
-    query.extend(args.sha256.as_ref().map(|sha256| format!("sha256={}", encode(sha256))));
+    let mut parameters = args.parameters()?;
     let run = args.reach.find()?;
-    let below = format!("/operators/{}/plugin?{}", encode(&args.operator), query.join("&"));
-    let begun: SwapRecord = run.post(&below, bytes.map_or(Body::None, Body::Wasm), PATIENCE)?;
+    let node = run.status.nodes.iter().find(|n| n.name == args.operator && n.kind.is_operator());
+    let Some(node) = node else {
+        let all: Vec<&str> =
+            run.status.nodes.iter().filter(|n| n.kind.is_operator()).map(|n| n.name.as_str()).collect();
+        return Err(Failure::Usage(format!(
+            "pipeline `{}` has no operator `{}`; it has {}",
+            run.status.name,
+            args.operator,
+            all.join(", ")
+        )));
+    };
+    let mut content = None;
+    if let Some(file) = &args.file {
+        let (digest, bytes) = read(file, node.kind)?;
+        parameters.push(("sha256".to_owned(), digest));
+        content = Some(("application/wasm", bytes));
+    }
+    let below = format!("/operators/{}/plugin", args.operator);
+    let record: SwapRecord = run.post(&below, &parameters, content, PATIENCE)?;
     if args.detach {
-        return show(&run, &begun, args.format);
+        return end(&record, &args.reach, args.format, true);
     }
-    let wanted = |record: &SwapRecord| record.phase.is_active() || record.phase.is_over();
-    let record = follow(&run, begun, args.format, wanted)?;
-    show(&run, &record, args.format)?;
-    let as_asked = record.phase.is_active()
-        || (args.shadow.is_some() && !args.promote_if_equal && record.phase == Phase::Discarded);
-    if as_asked { Ok(()) } else { Err(failed(&record)) }
+    let follow = Follow { run: &run, reach: &args.reach, format: args.format, a_rollback_is_meant: false };
+    let record = follow.to_end(record)?;
+    // a shadow that was only to be looked at ends with its report
+    let looked_at = args.shadow.is_some() && !args.promote_if_equal && record.shadow.is_some();
+    end(&record, &args.reach, args.format, record.phase.is_active() || (looked_at && record.phase == Phase::Discarded))
 }
 
-pub fn roll_back(args: &RollbackArgs) -> Result<(), Failure> {
-    let run = args.reach.find()?;
-    let begun: SwapRecord =
-        run.post(&format!("/operators/{}/rollback", encode(&args.operator)), Body::None, PATIENCE)?;
-    // one in probation changes places again; after it, going back is a swap of its own
-    let in_probation = !begun.is_rollback && begun.phase == Phase::Probation;
-    let wanted = |record: &SwapRecord| record.phase.is_over() || (!in_probation && record.phase.is_active());
-    let record = follow(&run, begun, args.format, wanted)?;
-    show(&run, &record, args.format)?;
-    let went_back = if in_probation { record.phase == Phase::RolledBack } else { record.phase.is_active() };
-    if went_back { Ok(()) } else { Err(failed(&record)) }
-}
-
-fn failed(record: &SwapRecord) -> Failure {
-    let reason = record.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    Failure::Other(anyhow::anyhow!(
-        "swap {} of `{}` is {}{reason}",
-        record.id,
-        record.operator,
-        phase_name(record.phase)
-    ))
-}
-
-/// A file that may be a plugin of the right kind: what is wrong with it is said before anything is sent.
-fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
+/// The digest and the bytes of a plugin that an operator of this kind can use.
+fn read(file: &Path, operator: NodeKind) -> Result<(String, Vec<u8>), Failure> {
     if file.is_dir() {
         return Err(Failure::Usage(format!(
-            "{0} is a folder\nhint: `millrace plugin build {0}` says where its component is",
+            "{0} is a folder: give the component\nhint: `millrace plugin build {0}` makes it and says where it is",
             file.display()
         )));
     }
-    let artifact = Artifact::load("plugin", file, None).map_err(|e| Failure::Usage(e.to_string()))?;
-    if artifact.kind() != Kind::Aggregation {
-        let is = artifact.kind().name();
-        return Err(Failure::Usage(format!("{} is a {is} plugin, and an aggregation is needed", file.display())));
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let artifact = Artifact::load(&name, file, None).map_err(|e| Failure::Other(e.into()))?;
+    let wanted = if operator == NodeKind::Aggregation { Kind::Aggregation } else { Kind::Transform };
+    if artifact.kind() != wanted {
+        return Err(Failure::Usage(format!(
+            "{} is a plugin of kind `{}`, and the operator needs one of kind `{}`",
+            file.display(),
+            artifact.kind().name(),
+            wanted.name()
+        )));
     }
-    std::fs::read(file).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))
+    let bytes = std::fs::read(file).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
+    Ok((artifact.digest().to_owned(), bytes))
 }
 
-fn follow(
-    run: &Run,
-    begun: SwapRecord,
-    form: Form,
-    is_there: impl Fn(&SwapRecord) -> bool,
-) -> Result<SwapRecord, Failure> {
-    let mut record = begun;
-    let mut said = None;
-    loop {
-        if form == Form::Text && said != Some(record.phase) {
-            said = Some(record.phase);
-            let until = match record.phase {
-                Phase::Shadowing => record.shadow_until_ms.map(|ms| format!(" until {}", time(ms))).unwrap_or_default(),
-                _ => String::new(),
-            };
-            eprintln!("swap {}: {}{until}", record.id, phase_name(record.phase));
-            if record.phase == Phase::Shadowing && std::io::stderr().is_terminal() {
-                eprintln!("(Ctrl-C leaves it to itself: `millrace status {}` shows how it goes)", run.name());
+/// From one phase to the next.
+pub struct Follow<'a> {
+    pub run: &'a Run,
+    pub reach: &'a Reach,
+    pub format: Form,
+    /// in probation the roles are exchanged back: the record ends as rolled back
+    pub a_rollback_is_meant: bool,
+}
+
+impl Follow<'_> {
+    pub fn to_end(&self, mut record: SwapRecord) -> Result<SwapRecord, Failure> {
+        let below = format!("/swaps/{}", record.id);
+        let mut last = None;
+        loop {
+            if self.format == Form::Text && last != Some(record.phase) {
+                println!("{}", phase(&record));
             }
+            last = Some(record.phase);
+            // a rollback answers with the record that it undoes, while that still is in probation
+            let undone = self.a_rollback_is_meant && !record.is_rollback;
+            if record.phase.is_over() || (record.phase.is_active() && !undone) {
+                return Ok(record);
+            }
+            std::thread::sleep(ASK_EVERY);
+            record = self.run.get(&below).map_err(|error| {
+                Failure::Other(error.context(format!(
+                    "the swap goes on, but is no longer followed; `millrace status {}` shows it",
+                    self.reach.again()
+                )))
+            })?;
         }
-        if is_there(&record) {
-            return Ok(record);
-        }
-        std::thread::sleep(LOOK_EVERY);
-        record = run.get(&format!("/swaps/{}", record.id))?;
     }
 }
 
-fn show(run: &Run, record: &SwapRecord, form: Form) -> Result<(), Failure> {
-    if form == Form::Json {
-        println!("{}", serde_json::to_string_pretty(record).map_err(|e| Failure::Other(e.into()))?);
+fn phase(record: &SwapRecord) -> String {
+    let what = match record.phase {
+        Phase::Preparing => "checking and compiling",
+        Phase::Attaching => "waiting for the barrier at which the state is copied",
+        Phase::Warming => "taking in the state, and what has come since",
+        Phase::Shadowing => "running beside the old version",
+        Phase::Exchanging => "waiting for the barrier at which the two change places",
+        Phase::Probation => "it runs; the old version goes on as a shadow",
+        Phase::Done => "it runs",
+        Phase::Refused => "refused",
+        Phase::Failed => "failed",
+        Phase::Discarded => "discarded",
+        Phase::RolledBack => "rolled back",
+    };
+    format!("swap {}: {what}", record.id)
+}
+
+/// `campaign-metrics 1.1.0 (1a2b3c4d5e6f)`
+pub fn version(v: &Version) -> String {
+    let short = v.sha256.get(..12).unwrap_or(&v.sha256);
+    format!("{} {} ({short})", v.name, v.version)
+}
+
+/// What came of it; an error unless it is as it was asked for.
+pub fn end(record: &SwapRecord, reach: &Reach, format: Form, done: bool) -> Result<(), Failure> {
+    match format {
+        Form::Json => println!("{}", serde_json::to_string_pretty(record).map_err(|e| Failure::Other(e.into()))?),
+        Form::Text => print!("{}", text(record, reach)),
+    }
+    if done {
         return Ok(());
     }
-    for line in lines(record) {
-        println!("{line}");
-    }
-    if record.phase == Phase::Probation {
-        println!("undo it:       millrace rollback {} {}", run.name(), record.operator);
-    }
-    Ok(())
+    let why = record.reason.as_deref().unwrap_or("it does not run");
+    Err(Failure::Other(anyhow::anyhow!("swap {} of `{}`: {why}", record.id, record.operator)))
 }
 
-/// A swap in words.
-pub fn lines(record: &SwapRecord) -> Vec<String> {
+fn text(record: &SwapRecord, reach: &Reach) -> String {
     let mut lines = vec![format!("{}: {} → {}", record.operator, version(&record.from), version(&record.to))];
-    let mut line = |name: &str, text: Option<String>| lines.extend(text.map(|text| format!("{name:<15}{text}")));
-    line("state:", record.state.clone());
-    line("pause:", record.pause_us.map(|us| format!("{:.1} ms", us as f64 / 1_000.0)));
-    line("checkpoint:", record.checkpoint.map(|number| number.to_string()));
-    let in_probation = record.phase == Phase::Probation;
-    let until = record.probation_until_ms.filter(|_| in_probation);
-    line("probation:", until.map(|ms| format!("until {}; the former version takes over if it fails", time(ms))));
-    if let Some(corrections) = &record.rollback {
-        line("given again:", Some(format!("{} results of expired windows", corrections.given_again)));
-        let left = corrections.left_as_given;
-        line("left as given:", (left > 0).then(|| format!("{left} results: not all of the sinks take corrections")));
+    let mut line = |name: &str, value: Option<String>| {
+        lines.extend(value.map(|value| format!("  {name:<11}{value}")));
+    };
+    line("state", record.state.clone());
+    line("pause", record.pause_us.map(|us| format!("{}.{:03} ms", us / 1_000, us % 1_000)));
+    line("checkpoint", record.checkpoint.map(|n| n.to_string()));
+    line("reason", record.reason.clone());
+    if record.phase == Phase::Probation {
+        line("probation", record.probation_until_ms.map(|ms| format!("until {} UTC", words::time(ms, ms))));
+        line("undo", Some(format!("millrace rollback {} {}", reach.again(), record.operator)));
+    }
+    if !record.phase.is_over() && !record.phase.is_active() {
+        line("look", Some(format!("millrace status {}", reach.again())));
+    }
+    if let Some(c) = &record.rollback {
+        let said = format!("{} given again, {} left as given", c.given_again, c.left_as_given);
+        line("results", Some(said));
     }
     if let Some(report) = &record.shadow {
-        lines.extend(report_lines(report));
+        shadow(report, &mut lines);
     }
-    lines
+    lines.join("\n") + "\n"
 }
 
-pub fn report_lines(report: &ShadowReport) -> Vec<String> {
-    let mut lines = vec![format!(
-        "compared:      {} results of {} windows, tolerance {}",
-        report.compared, report.windows, report.tolerance
-    )];
-    let found = report.different + report.only_old + report.only_new;
-    match (found, report.different_in_warm_up) {
-        (0, 0) => lines.push("different:     none".to_owned()),
-        (0, warm_up) => lines.push(format!(
-            "different:     {warm_up}, all in windows that were open when the shadow began: it has taken over what the old \
-             version had counted"
-        )),
-        (_, warm_up) => lines.push(format!(
-            "different:     {} ({} more in windows that were open when the shadow began), only old: {}, only new: {}",
-            report.different, warm_up, report.only_old, report.only_new
-        )),
+fn shadow(report: &ShadowReport, lines: &mut Vec<String>) {
+    lines.push(format!(
+        "  compared   {} results in {} windows, tolerance {}: {} differ, {} of open windows (warm-up), {} only old, {} only new",
+        report.compared,
+        report.windows,
+        report.tolerance,
+        report.different,
+        report.different_in_warm_up,
+        report.only_old,
+        report.only_new
+    ));
+    if let (Some(new), Some(old)) = (report.new_ns_per_row, report.old_ns_per_row) {
+        lines.push(format!("  speed      {new:.0} ns a row, the old one {old:.0}"));
     }
-    for column in &report.columns {
-        lines.push(format!(
-            "  {:<20} {} results, {} in warm-up; at most {:.4} %",
-            column.column,
-            column.different,
-            column.different_in_warm_up,
-            column.largest_relative * 100.0
-        ));
-    }
-    for (what, columns) in [("only in old", &report.only_in_old), ("only in new", &report.only_in_new)] {
+    for (which, columns) in [("old", &report.only_in_old), ("new", &report.only_in_new)] {
         if !columns.is_empty() {
-            lines.push(format!("  columns {what}: {}", columns.join(", ")));
+            lines.push(format!("  only {which}   columns {}", columns.join(", ")));
         }
     }
-    for difference in report.largest.iter().take(DIFFERENCES_SHOWN) {
-        let key: Vec<String> = difference.key.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    for c in &report.columns {
         lines.push(format!(
-            "  {} {} {}: {} → {} ({:.4} %){}",
-            key.join(", "),
-            time(difference.window_start_ms),
-            difference.column,
-            difference.old,
-            difference.new,
-            difference.relative * 100.0,
-            if difference.is_warm_up { ", warm-up" } else { "" }
+            "  {}: {} differ, {} in warm-up, by {:.4} % at most",
+            c.column,
+            c.different,
+            c.different_in_warm_up,
+            c.largest_relative * 100.0
         ));
     }
-    lines
-}
-
-pub fn version(of: &Version) -> String {
-    if of.name.is_empty() {
-        return "?".to_owned();
+    let mut largest: Vec<_> = report.largest.iter().collect();
+    largest.sort_by(|a, b| (a.is_warm_up.cmp(&b.is_warm_up)).then(b.relative.total_cmp(&a.relative)));
+    for d in largest {
+        let key: Vec<String> = d.key.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let window = words::window(d.window_start_ms, d.window_end_ms, d.window_start_ms);
+        let warm_up = if d.is_warm_up { "  (warm-up)" } else { "" };
+        lines.push(format!("    {window}  {}  {}: {} → {}{warm_up}", key.join(" "), d.column, d.old, d.new));
     }
-    format!("{} {} ({})", of.name, of.version, of.sha256.get(..12).unwrap_or(&of.sha256))
-}
-
-pub fn time(ms: i64) -> String {
-    crate::api::words::time(ms, ms)
 }

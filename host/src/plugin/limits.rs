@@ -17,6 +17,9 @@ pub const STARTUP_DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 /// Bytes that one call may hand to the host (results, or arguments of a host function).
 pub const RESULT_BYTES_MAX_DEFAULT: usize = 64 << 20;
 
+/// Rows of state that one `migrate` gets: a set that becomes a sketch takes 4 KiB, far more than it had.
+pub const MIGRATE_ROWS_MAX: usize = 4_096;
+
 /// Bytes of strings that one dictionary-encoded result column may stand for.
 pub const UNPACKED_BYTES_MAX: u64 = 256 << 20;
 

@@ -1,6 +1,8 @@
 //! Plugins written with the SDK (`plugins/sdk-guests`) give the same answers natively and as components, and what a
 //! component carries is of its own world only.
 
+mod migrate;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};

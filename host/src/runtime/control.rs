@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use millrace_core::swap::{SwapRecord, Version};
+use millrace_core::swap::SwapRecord;
 
 /// A plugin for an operator that runs.
 #[derive(Clone, Debug, Default)]
@@ -61,8 +61,8 @@ pub trait Control: Send + Sync {
     /// a swap back.
     fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused>;
 
-    /// The plugin that gives an operator's results; none: it has none.
-    fn plugin(&self, operator: &str) -> Option<Version>;
+    /// The last swaps, oldest first.
+    fn swaps(&self) -> Vec<SwapRecord>;
 
     /// Checkpoint, commit, end.
     fn stop(&self, by: &str) -> Result<(), Refused>;

@@ -390,9 +390,8 @@ impl Control for Controller {
         self.begin(request, true)
     }
 
-    fn plugin(&self, operator: &str) -> Option<Version> {
-        let node = self.nodes.get(operator).filter(|node| node.spec.aggregates.is_empty())?;
-        Some(self.running(operator, node).plugin)
+    fn swaps(&self) -> Vec<SwapRecord> {
+        self.history.lock().iter().cloned().collect()
     }
 
     fn stop(&self, by: &str) -> Result<(), Refused> {

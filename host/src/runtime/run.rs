@@ -16,6 +16,7 @@ use millrace_core::due::Policy;
 use millrace_core::key;
 use millrace_core::limits::KEPT_INPUTS_SHARE;
 use millrace_core::schema::Schema;
+use millrace_core::swap::Version;
 use millrace_core::window::Slicing;
 use millrace_core::windower::Windows;
 use tracing::{info, warn};
@@ -28,6 +29,7 @@ use super::edge::{Inbox, PartitionHash};
 use super::failures::Failures;
 use super::graph::{Graph, wire};
 use super::message::{Event, RunError, TaskId};
+use super::migration;
 use super::monitor::Partitions;
 use super::read_state::{self, StateReader, read_state};
 use super::recorder::{Recorded, Recorder};
@@ -35,9 +37,10 @@ use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
 use super::sources::{self, Shared};
 use super::stats::{RunStats, UNKNOWN};
+use super::status::PluginGauges;
 use super::swaps::{self, Desk, SharedHistory, Swaps};
 use super::transforms::{self, TransformNode};
-use super::versions::{self, Versions};
+use super::versions::Versions;
 use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
@@ -410,6 +413,23 @@ fn aggregate_task(
     let (factory, config, offered) = (Arc::clone(&node.factory), node.spec.config.clone(), offered_to_plugin(node));
     let open: OpenInstance = Box::new(move || factory.open(&config, &offered));
     let kept_bytes_max = kept_inputs_bytes(parts.pipeline.state.memory_limit_bytes, parts.aggregations.len() * tasks);
+    let mut accumulator = Accumulator::new(
+        Arc::clone(&node.name),
+        plugin,
+        open,
+        kept_bytes_max,
+        Arc::clone(&stats),
+        recorder,
+        node.spec.consecutive_limit,
+    );
+    if node.spec.aggregates.is_empty() {
+        accumulator.set_gauges(PluginGauges::of(Version {
+            name: node.factory.info().name.clone(),
+            version: node.factory.info().version.clone(),
+            sha256: node.factory.digest().to_owned(),
+            config: node.spec.config.clone(),
+        }));
+    }
     AggregateTask {
         id: id.clone(),
         inbox: Inbox::new(graph.inputs(&node.name, id.task)),
@@ -424,21 +444,7 @@ fn aggregate_task(
             Arc::clone(&stats),
         ),
         events: events.clone(),
-        plugin: Versions::new(
-            id.clone(),
-            events.clone(),
-            Accumulator::new(
-                Arc::clone(&node.name),
-                plugin,
-                open,
-                kept_bytes_max,
-                Arc::clone(&stats),
-                recorder,
-                node.spec.consecutive_limit,
-            ),
-            input,
-            parts.stats.status.plugin(&node.name),
-        ),
+        plugin: Versions::new(id.clone(), events.clone(), accumulator, input, parts.stats.status.plugin(&node.name)),
         desk,
         kept_bytes_max,
         consecutive_limit: node.spec.consecutive_limit,
@@ -515,16 +521,7 @@ pub(super) fn try_migration(
     origin: &StateOrigin,
 ) -> Result<(), RunError> {
     let mut plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
-    let before = node.spec.key.len() + 2;
-    for file in state.files.iter().filter(|file| file.holds == Holds::State) {
-        for batch in reader.read(file)? {
-            let columns = batch.columns().get(before..).unwrap_or_default();
-            if plugin.migrate(origin, columns)?.is_none() {
-                let why = versions::refused(origin, &plugin.signature().state);
-                return Err(RunError::Spec(restore::not_migrated(&node.name, &why)));
-            }
-        }
-    }
+    migration::try_on_a_copy(&node.name, &mut *plugin, origin, state, reader)?;
     Ok(())
 }
 

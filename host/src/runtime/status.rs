@@ -4,11 +4,12 @@
 //! own steady clock ([`Status::now_ms`]), which no change of the machine's clock moves.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use millrace_core::batch::Origin;
+use millrace_core::swap::Version;
 use millrace_core::watermark::{InputWatermarks, Watermark};
 
 use super::memory::Memory;
@@ -139,9 +140,10 @@ pub struct SourceStatus {
     pub partitions: Partitions,
 }
 
-/// What one plugin instance has taken, and takes.
+/// What the instances of one version in one task have taken, and take. Counters begin with the version.
 #[derive(Debug, Default)]
 pub struct PluginGauges {
+    pub of: Version,
     pub calls_total: AtomicU64,
     /// processor time of the thread that called it
     pub cpu_ns_total: AtomicU64,
@@ -149,17 +151,60 @@ pub struct PluginGauges {
     pub memory_bytes: AtomicU64,
 }
 
+impl PluginGauges {
+    pub fn of(plugin: Version) -> Arc<Self> {
+        Arc::new(Self { of: plugin, ..Self::default() })
+    }
+
+    fn report(&self) -> PluginReport {
+        let Version { name, version, sha256, config } = self.of.clone();
+        PluginReport {
+            name,
+            version,
+            sha256,
+            config,
+            cpu_ns_total: self.cpu_ns_total.load(Relaxed),
+            calls_total: self.calls_total.load(Relaxed),
+            rows_total: self.rows_total.load(Relaxed),
+            memory_bytes: self.memory_bytes.load(Relaxed),
+        }
+    }
+}
+
+/// The same at one instant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginReport {
+    pub name: String,
+    pub version: String,
+    pub sha256: String,
+    /// canonical JSON
+    pub config: String,
+    pub cpu_ns_total: u64,
+    pub calls_total: u64,
+    pub rows_total: u64,
+    pub memory_bytes: u64,
+}
+
 /// Of one task: the version that gives the results, and the one beside it.
 #[derive(Debug, Default)]
 pub struct PluginSlot(Mutex<(Arc<PluginGauges>, Option<Arc<PluginGauges>>)>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plugins {
+    /// none: the operator has no plugin
+    pub active: Option<PluginReport>,
+    pub companion: Option<PluginReport>,
+}
 
 impl PluginSlot {
     pub fn set(&self, active: &Arc<PluginGauges>, beside: Option<&Arc<PluginGauges>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::clone(active), beside.cloned());
     }
 
-    pub fn get(&self) -> (Arc<PluginGauges>, Option<Arc<PluginGauges>>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn plugins(&self) -> Plugins {
+        let (active, beside) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let named = |gauges: Arc<PluginGauges>| (!gauges.of.name.is_empty()).then(|| gauges.report());
+        Plugins { active: named(active), companion: beside.and_then(named) }
     }
 }
 
@@ -212,10 +257,10 @@ impl Status {
         slot
     }
 
-    /// Of an operator, one per task.
-    pub fn plugins(&self, node: &str) -> Vec<Arc<PluginSlot>> {
+    /// By operator, what each of its tasks says of its plugins.
+    pub fn plugins(&self) -> BTreeMap<Arc<str>, Vec<Plugins>> {
         let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
-        plugins.get(node).cloned().unwrap_or_default()
+        plugins.iter().map(|(name, slots)| (Arc::clone(name), slots.iter().map(|s| s.plugins()).collect())).collect()
     }
 
     pub fn source(&self, node: &Arc<str>, source: SourceStatus) {

@@ -25,6 +25,7 @@ use crossbeam_channel::Sender;
 use millrace_core::checkpoint::PluginRef;
 use millrace_core::due::Assembly;
 use millrace_core::schema::Schema;
+use millrace_core::swap;
 use millrace_core::window::Window;
 use tracing::{info, warn};
 
@@ -32,6 +33,7 @@ use super::accumulator::{Accumulator, OpenInstance};
 use super::aggregate_task::{InputColumn, Pending};
 use super::failures::FailedRow;
 use super::message::{Event, RunError, TaskId};
+use super::migration::explain_columns;
 use super::recorder::{PlaceOf, Recorder};
 use super::status::{PluginGauges, PluginSlot};
 use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
@@ -156,7 +158,8 @@ impl Versions {
         let state = self.active.accumulator.copy();
         let total = self.active.accumulator.total_slots();
         let candidate = Arc::clone(candidate);
-        let gauges = Arc::<PluginGauges>::default();
+        let PluginRef { name, version, sha256, config, .. } = candidate.plugin.clone();
+        let gauges = PluginGauges::of(swap::Version { name, version, sha256, config });
         self.slot.set(self.active.accumulator.gauges(), Some(&gauges));
         let accumulator = node.accumulator(&candidate, gauges);
         let companion =
@@ -469,12 +472,6 @@ fn is_over(flag: &AtomicBool) -> bool {
 
 /// Why another version's state is not taken over.
 pub fn refused(origin: &StateOrigin, now: &Schema) -> String {
-    let list = |schema: &Schema| schema.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    format!(
-        "its `migrate` does not take the state of {} {}: that was ({}), its own is ({})",
-        origin.name,
-        origin.version,
-        list(&origin.state),
-        list(now)
-    )
+    let columns = explain_columns(&origin.state, now);
+    format!("its `migrate` does not take the state of {} {}{columns}", origin.name, origin.version)
 }

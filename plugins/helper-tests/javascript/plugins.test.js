@@ -121,8 +121,9 @@ test("only its own state schema is taken over", () => {
   const aggregation = users();
   const { state } = aggregation.open("{}", []);
   const rows = aggregation.state(groups(0), 0n, 10n).columns;
-  assert.equal(aggregation.migrate({ state }, rows), rows);
-  assert.equal(aggregation.migrate({ state: state.slice(1) }, rows), undefined);
+  assert.equal(aggregation.migrate({ state, config: "{}" }, rows), rows);
+  assert.equal(aggregation.migrate({ state: state.slice(1), config: "{}" }, rows), undefined);
+  assert.equal(aggregation.migrate({ state, config: '{"other": 1}' }, rows), undefined);
 });
 
 test("options have defaults, and what is wrong with them is said", () => {

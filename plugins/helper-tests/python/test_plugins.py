@@ -134,6 +134,7 @@ class Plugins(unittest.TestCase):
         schema, rows = plugin.open("{}", []).state, plugin.state([], 0, 10).columns
         self.assertIs(plugin.migrate(Origin("users", "0.9.0", "{}", schema), rows), rows)
         self.assertIsNone(plugin.migrate(Origin("users", "0.9.0", "{}", schema[1:]), rows))
+        self.assertIsNone(plugin.migrate(Origin("users", "0.9.0", '{"other": 1}', schema), rows))
 
     def test_options_have_defaults_and_what_is_wrong_with_them_is_said(self):
         options = {"mode": {"enum": ["a", "b"], "default": "a"}, "size": {"type": "integer"}}

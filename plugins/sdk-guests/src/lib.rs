@@ -5,6 +5,10 @@
 pub mod clean;
 pub mod counts_by_column;
 pub mod counts_by_row;
+pub mod counts_v1;
+pub mod counts_v2;
+pub mod counts_v3;
+pub mod counts_v4;
 pub mod every_type;
 pub mod keep;
 pub mod matched;

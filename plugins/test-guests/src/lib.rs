@@ -416,7 +416,17 @@ impl Guest for Component {
         }
         let [count, sum] = <[Column; 2]>::try_from(state).map_err(|_| Error::Input("two columns".to_owned()))?;
         let ColumnData::Int64(counts) = &count.data else { return Err(Error::Input("count".to_owned())) };
-        let clicks = plain(ColumnData::Int64(vec![0; counts.len()]));
+        let mut clicks = plain(ColumnData::Int64(vec![0; counts.len()]));
+        match with(|p| p.mode.clone()).as_str() {
+            "migrate-short" => clicks = plain(ColumnData::Int64(vec![])),
+            "migrate-long" => clicks = plain(ColumnData::Int64(vec![0; counts.len() + 1])),
+            "migrate-kind" => clicks = plain(ColumnData::Float64(vec![0.0; counts.len()])),
+            "migrate-missing" => clicks = plain(ColumnData::Missing),
+            "migrate-nulls" => clicks.validity = Some(vec![0; counts.len().div_ceil(8)]),
+            "migrate-columns" => return Ok(Some(vec![count, sum])),
+            "migrate-error" => return Err(Error::Input("no such state".to_owned())),
+            _ => {}
+        }
         Ok(Some(vec![count, clicks, sum]))
     }
 }

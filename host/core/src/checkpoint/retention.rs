@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::versions;
 use crate::checkpoint::{LogRecord, Reason};
 
 /// The answer of [`decide_retention`].
@@ -19,6 +20,8 @@ pub struct Retention {
     pub live_files: BTreeSet<String>,
     /// state files that only deleted checkpoints refer to
     pub delete_files: BTreeSet<String>,
+    /// digests of plugins that nobody can ask for any more
+    pub delete_plugins: BTreeSet<String>,
     /// every record that stays could be read: a file that none of them names is nobody's
     pub files_known: bool,
 }
@@ -88,7 +91,10 @@ pub fn decide_retention(
     // A record that cannot be read may be a checkpoint whose files nobody knows: while it stays, its files stay.
     delete.retain(|n| Some(*n) != newest_of_all);
     answer.files_known = unreadable.iter().all(|n| delete.contains(n));
-    if !answer.files_known {
+    if answer.files_known {
+        let staying = checkpoints().filter(|(number, _)| !delete.contains(number)).map(|(_, checkpoint)| checkpoint);
+        answer.delete_plugins = versions::unneeded(checkpoints().map(|(_, checkpoint)| checkpoint), staying);
+    } else {
         answer.delete_files.clear();
     }
     answer.delete_records = delete.into_iter().collect();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array as _, ArrayRef};
+use arrow_array::{Array, ArrayRef};
 use millrace_core::schema::Schema;
 
 use super::columns::{check_answered, check_rejected, check_slots, lower_fields, lower_wanted, wanted};
@@ -13,7 +13,7 @@ use crate::plugin::artifact::Artifact;
 use crate::plugin::bindings::types::Encoding;
 use crate::plugin::bindings::{self, aggregation};
 use crate::plugin::engine::PluginEngine;
-use crate::plugin::limits::PluginLimits;
+use crate::plugin::limits::{MIGRATE_ROWS_MAX, PluginLimits};
 use crate::plugin::{
     Aggregator, AggregatorFactory, Info, OutputRows, Rejected, Result, Signature, StateChunk, StateOrigin, WindowUs,
 };
@@ -66,6 +66,36 @@ struct WasmAggregator {
     instance: Instance<aggregation::Guest>,
     signature: Signature,
     encodings: Vec<Encoding>,
+}
+
+impl WasmAggregator {
+    fn migrate_part(&mut self, origin: &StateOrigin, state: &[ArrayRef], rows: usize) -> Result<Option<Vec<ArrayRef>>> {
+        let lowered = self.instance.kept("migrate", lower_fields(state, &origin.state.fields, rows))?;
+        let params: Vec<_> = lowered.iter().map(Lowered::param).collect();
+        let fields = bindings::fields_to_wit(&origin.state);
+        let wit = aggregation::Origin {
+            name: &origin.name,
+            version: &origin.version,
+            config: &origin.config,
+            state: &fields,
+        };
+        let migrated = self.instance.ask("migrate", |guest, store| guest.call_migrate(store, wit, &params))?;
+        let lifted = migrated.map(|columns| lift_all(columns, &self.signature.state.fields, rows)).transpose();
+        self.instance.kept("migrate", lifted)
+    }
+}
+
+/// Parts of the same columns, one after the other.
+fn joined(mut parts: Vec<Vec<ArrayRef>>) -> std::result::Result<Vec<ArrayRef>, String> {
+    if parts.len() == 1 {
+        return Ok(parts.pop().unwrap_or_default());
+    }
+    let columns = parts.first().map_or(0, Vec::len);
+    let column = |i: usize| {
+        let pieces: Vec<&dyn Array> = parts.iter().filter_map(|part| part.get(i)).map(AsRef::as_ref).collect();
+        arrow_select::concat::concat(&pieces).map_err(|e| e.to_string())
+    };
+    (0..columns).map(column).collect()
 }
 
 impl Aggregator for WasmAggregator {
@@ -147,18 +177,23 @@ impl Aggregator for WasmAggregator {
 
     fn migrate(&mut self, origin: &StateOrigin, state: &[ArrayRef]) -> Result<Option<Vec<ArrayRef>>> {
         let rows = state.first().map_or(0, |column| column.len());
-        let lowered = self.instance.kept("migrate", lower_fields(state, &origin.state.fields, rows))?;
-        let params: Vec<_> = lowered.iter().map(Lowered::param).collect();
-        let fields = bindings::fields_to_wit(&origin.state);
-        let wit = aggregation::Origin {
-            name: &origin.name,
-            version: &origin.version,
-            config: &origin.config,
-            state: &fields,
-        };
-        let migrated = self.instance.ask("migrate", |guest, store| guest.call_migrate(store, wit, &params))?;
-        let lifted = migrated.map(|columns| lift_all(columns, &self.signature.state.fields, rows)).transpose();
-        self.instance.kept("migrate", lifted)
+        if let Some(column) = state.iter().find(|column| column.len() != rows) {
+            let message = format!("the host has a state column of {} rows beside one of {rows}", column.len());
+            return self.instance.kept("migrate", Err(message));
+        }
+        let mut parts = Vec::new();
+        let mut at = 0;
+        loop {
+            let length = MIGRATE_ROWS_MAX.min(rows - at);
+            let part: Vec<ArrayRef> = state.iter().map(|column| column.slice(at, length)).collect();
+            let Some(migrated) = self.migrate_part(origin, &part, length)? else { return Ok(None) };
+            parts.push(migrated);
+            at += length;
+            if at == rows {
+                break;
+            }
+        }
+        self.instance.kept("migrate", joined(parts)).map(Some)
     }
 
     fn take_counters(&mut self) -> Vec<(String, u64)> {

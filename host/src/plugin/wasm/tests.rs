@@ -245,6 +245,46 @@ fn older_state_migrates_or_is_declined() {
     assert!(aggregator.migrate(&origin("0.0.1"), &state).unwrap().is_none());
 }
 
+/// What comes back is checked like everything else that a guest returns.
+#[test]
+fn migrated_state_is_of_the_new_schema_row_for_row() {
+    let origin = StateOrigin {
+        name: "test-guest".to_owned(),
+        version: "0.1.0".to_owned(),
+        config: "{}".to_owned(),
+        state: Schema::new(vec![
+            Field::new("count", DataType::Long, false),
+            Field::new("sum", DataType::Double, false),
+        ]),
+    };
+    let state: Vec<ArrayRef> =
+        vec![Arc::new(Int64Array::from(vec![3, 4])), Arc::new(Float64Array::from(vec![0.5, 1.5]))];
+    for (mode, expected) in [
+        ("migrate-short", "column `clicks` (long): has 0 values, 2 are expected"),
+        ("migrate-long", "column `clicks` (long): has 3 values, 2 are expected"),
+        ("migrate-kind", "column `clicks` (long): has values of kind float64"),
+        ("migrate-missing", "column `clicks` (long): is missing"),
+        ("migrate-nulls", "column `clicks` (long): 2 of 2 values are null"),
+        ("migrate-columns", "returned 2 columns, its signature has 3"),
+    ] {
+        let error = open(mode).migrate(&origin, &state).unwrap_err();
+        let PluginError::Contract { call: "migrate", message, .. } = &error else { panic!("{mode}: {error}") };
+        assert!(message.contains(expected), "{mode}: {message}");
+        works_afresh();
+    }
+    let error = open("migrate-error").migrate(&origin, &state).unwrap_err();
+    assert!(error.to_string().contains("no such state"), "{error}");
+    // of the host's own columns, too
+    let error = open("normal").migrate(&origin, &[Arc::clone(&state[0]), state[1].slice(0, 1)]).unwrap_err();
+    assert!(error.to_string().contains("a state column of 1 rows beside one of 2"), "{error}");
+    // in parts, and put together again
+    let rows = 2 * crate::plugin::limits::MIGRATE_ROWS_MAX + 5;
+    let counts: ArrayRef = Arc::new((0..rows as i64).collect::<Int64Array>());
+    let sums: ArrayRef = Arc::new((0..rows).map(|i| Some(i as f64)).collect::<Float64Array>());
+    let migrated = open("normal").migrate(&origin, &[Arc::clone(&counts), Arc::clone(&sums)]).unwrap().unwrap();
+    assert_eq!((&migrated[0], migrated[1].len(), &migrated[2]), (&counts, rows, &sums));
+}
+
 #[test]
 fn a_plugin_that_needs_more_memory_than_it_may_have_does_not_load() {
     let artifact = artifact("aggregation");

@@ -34,6 +34,14 @@ export function defineAggregation(definition) {
   let config;
   let slots = [];
 
+  // another version may have had options that this one does not know
+  const parsed = (text) => {
+    try {
+      return parse(options, text);
+    } catch {
+      return undefined;
+    }
+  };
   const zeros = () => Object.fromEntries(parts.map((part) => [part.name, part.zero()]));
   const fresh = definition.init ? () => Object.assign(zeros(), definition.init(config)) : zeros;
 
@@ -118,7 +126,8 @@ export function defineAggregation(definition) {
 
     migrate(origin, rows) {
       const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-      return same(origin.state, stored.map((field) => field.wit())) ? rows : undefined;
+      const isMine = () => same(origin.state, stored.map((field) => field.wit())) && same(parsed(origin.config), config);
+      return isMine() ? rows : undefined;
     },
   });
 }

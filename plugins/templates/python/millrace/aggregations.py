@@ -138,7 +138,11 @@ def aggregation(*, name, version, input, state, output, options={}, ordered=Fals
 
             @guarded
             def migrate(self, origin, rows):
-                return rows if origin.state == schema else None
+                try:
+                    same = origin.state == schema and config.parse(options, origin.config) == cls.config
+                except Exception:  # another version may have had options that this one does not know
+                    same = False
+                return rows if same else None
 
         def imported(rows, count):
             """Columns → states."""
