@@ -14,6 +14,9 @@ use super::{Failure, Form};
 use crate::checkpoint::CheckpointStore;
 use crate::runtime::plan::{self, Change, Fate, Plan, Plugin, Step};
 
+#[cfg(test)]
+mod tests;
+
 const DIGEST_CHARS_SHOWN: usize = 12;
 
 #[derive(Debug, clap::Args)]

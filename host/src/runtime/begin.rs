@@ -17,7 +17,7 @@ use crate::checkpoint::{CheckpointStore, Claimed};
 use crate::clock::Clock;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 impl From<SavepointError> for RunError {
     fn from(error: SavepointError) -> Self {

@@ -10,6 +10,8 @@ use crate::cli::run::run_with;
 use crate::cli::{Failure, Progress, RunArgs, Ui};
 use crate::spec::model::Location;
 
+mod kept;
+
 /// Two kinds of state: groups of tumbling windows, and what a deduplication has seen.
 const PIPELINE: &str = r#"
 [pipeline]
@@ -72,10 +74,10 @@ format = "jsonl"
 "#;
 
 /// A place where one run is on its own.
-struct Place(PathBuf);
+pub(crate) struct Place(pub PathBuf);
 
 impl Place {
-    fn new(above: &Path, name: &str, parallelism: usize, count: usize, more: &str) -> Self {
+    pub fn new(above: &Path, name: &str, parallelism: usize, count: usize, more: &str) -> Self {
         let place = Self(above.join(name));
         fs::create_dir_all(&place.0).unwrap();
         let text = format!("{PIPELINE}{more}")
@@ -87,11 +89,11 @@ impl Place {
         place
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.0.join("pipeline.toml")
     }
 
-    fn run(&self, keep_open: bool, from_savepoint: Option<&Path>) -> Result<(), String> {
+    pub fn run(&self, keep_open: bool, from_savepoint: Option<&Path>) -> Result<(), String> {
         let args = RunArgs {
             file: self.file(),
             until_end: true,
