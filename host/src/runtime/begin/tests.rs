@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use millrace_core::checkpoint::Reason;
 use serde_json::Value;
 
+use super::super::aggregate_task::ResultObserver;
 use super::super::coordinator::{Order, SavepointWork};
 use super::super::nodes;
 use super::super::run::{self, RunOptions};
@@ -190,17 +191,23 @@ fn a_running_pipeline_is_asked_for_one_and_goes_on() {
     let (reply, answer) = crossbeam_channel::bounded(1);
     let to = folder.display().to_string();
     let work: SavepointWork = Box::new(move |number, checkpoint| write(&to, number, checkpoint));
-    // asked for before the first event is read, it is taken somewhere on the way
-    orders.send(Order::Savepoint { work, reply }).unwrap();
+    // with the first results: windows have closed, others are open
+    let asked = std::sync::Mutex::new(Some((orders.clone(), Order::Savepoint { work, reply })));
+    let observer: ResultObserver = Arc::new(move |_| {
+        if let Some((orders, savepoint)) = asked.lock().unwrap().take() {
+            orders.send(savepoint).unwrap();
+        }
+    });
     let asking = std::thread::spawn(move || {
         let number = answer.recv();
         orders.send(Order::Stop).unwrap();
         number.unwrap().unwrap()
     });
-    run::run(parts, RunOptions::default(), receiver).unwrap();
+    run::run(parts, RunOptions { observer: Some(observer), ..RunOptions::default() }, receiver).unwrap();
     let number = asking.join().unwrap();
     let record = savepoint::open(&folder).unwrap().record;
     assert_eq!((record.number, record.checkpoint.reason), (number, Reason::Savepoint));
+    assert!(!record.checkpoint.operators["by_campaign"].files.is_empty());
 
     first.run(false, None).unwrap();
     assert_eq!(first.rows("results"), whole.rows("results"));
