@@ -3,9 +3,15 @@
 use std::fs;
 use std::path::PathBuf;
 
+use millrace_core::checkpoint::Reason;
 use serde_json::Value;
 
+use super::super::aggregate_task::ResultObserver;
+use super::super::coordinator::{Order, SavepointWork};
+use super::super::nodes;
+use super::super::run::{self, RunOptions};
 use super::*;
+use crate::cli::open::{load, resolve};
 use crate::cli::run::run_with;
 use crate::cli::{Failure, Progress, RunArgs, Ui};
 use crate::spec::model::Location;
@@ -166,6 +172,52 @@ fn another_place_goes_on_where_the_savepoint_was_taken() {
     // goes on from its own last checkpoint, which has read all there was
     second.run(false, None).unwrap();
     assert_eq!([first.rows("results"), second.rows("results")].concat().len(), whole.rows("results").len());
+}
+
+#[test]
+fn a_running_pipeline_is_asked_for_one_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Place::new(dir.path(), "whole", 2, 60_000, "");
+    whole.run(false, None).unwrap();
+    let first = Place::new(dir.path(), "first", 2, 60_000, "");
+    let folder = dir.path().join("savepoint");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let Ok(loaded) = load(&first.file()) else { panic!("the file is wrong") };
+    let Ok(opened) = resolve(&loaded, None) else { panic!("the file is wrong") };
+    let parts = nodes::open(&loaded.pipeline, &opened, runtime.handle(), Begin::default()).unwrap();
+    let store = CheckpointStore::open(&loaded.pipeline.checkpoint.location, "saved").unwrap();
+    let write = savepoints(store, runtime.handle().clone(), Arc::clone(&parts.clock));
+    let (orders, receiver) = crossbeam_channel::unbounded();
+    let (reply, answer) = crossbeam_channel::bounded(1);
+    let to = folder.display().to_string();
+    let work: SavepointWork = Box::new(move |number, checkpoint| write(&to, number, checkpoint));
+    // with the first results: windows have closed, others are open
+    let asked = std::sync::Mutex::new(Some((orders.clone(), Order::Savepoint { work, reply })));
+    let observer: ResultObserver = Arc::new(move |_| {
+        if let Some((orders, savepoint)) = asked.lock().unwrap().take() {
+            orders.send(savepoint).unwrap();
+        }
+    });
+    let asking = std::thread::spawn(move || {
+        let number = answer.recv();
+        orders.send(Order::Stop).unwrap();
+        number.unwrap().unwrap()
+    });
+    run::run(parts, RunOptions { observer: Some(observer), ..RunOptions::default() }, receiver).unwrap();
+    let number = asking.join().unwrap();
+    let record = savepoint::open(&folder).unwrap().record;
+    assert_eq!((record.number, record.checkpoint.reason), (number, Reason::Savepoint));
+    assert!(!record.checkpoint.operators["by_campaign"].files.is_empty());
+
+    first.run(false, None).unwrap();
+    assert_eq!(first.rows("results"), whole.rows("results"));
+    let second = Place::new(dir.path(), "second", 1, 60_000, "");
+    second.run(false, Some(&folder)).unwrap();
+    let mut all = [first.rows("results"), second.rows("results")].concat();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all, whole.rows("results"));
+    assert!(second.rows("results").len() > 1);
 }
 
 #[test]
