@@ -25,6 +25,7 @@ pub mod savepoint;
 pub mod status;
 pub mod stop;
 pub mod swap;
+pub mod watch;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -137,6 +138,9 @@ pub struct RunArgs {
     /// begin with this savepoint, at a checkpoint location that is empty
     #[arg(long, value_name = "DIR")]
     pub from_savepoint: Option<PathBuf>,
+    /// swap in plugins whose files change while it runs: for whoever writes them
+    #[arg(long)]
+    pub watch: bool,
     /// begin this operator, source or sink without its state
     #[arg(long, value_name = "NODE")]
     pub drop_state: Vec<String>,

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tracing::warn;
 
 use super::open::{Substitute, load, resolve, start_engine};
-use super::{Failure, RunArgs, Ui};
+use super::{Failure, RunArgs, Ui, watch};
 use crate::api::address::{Address, Announced};
 use crate::api::token::Token;
 use crate::api::{self, Api, Bound, Running};
@@ -48,12 +48,16 @@ pub fn run_with(args: &RunArgs, substitute: Option<Substitute<'_>>) -> Result<()
         observer: None,
     };
     let bound = bind(args.ui)?;
-    let begin = Begin { fresh: args.fresh, from_savepoint: args.from_savepoint.as_deref() };
+    let begin =
+        Begin { fresh: args.fresh, from_savepoint: args.from_savepoint.as_deref(), drop_state: &args.drop_state };
     let parts = nodes::open(&loaded.pipeline, &resolved, runtime.handle(), begin)
         .map_err(|e| Failure::Other(anyhow::Error::new(e)))?;
     let (orders, order_receiver) = unbounded();
     let control = controller(&parts, orders.clone());
     stop_on_signals(orders)?;
+    if let (true, Some(control)) = (args.watch, &control) {
+        watch::start(&loaded.pipeline, Arc::clone(control)).map_err(|e| Failure::Other(e.into()))?;
+    }
     let api = bound.map(|bound| serve(bound, &parts, control, runtime.handle())).transpose()?;
     let progress = Progress::start(&loaded.pipeline, &parts.stats, &parts.clock, args.progress);
     let finished = run_pipeline(parts, options, order_receiver);

@@ -34,6 +34,8 @@ pub struct Begin<'a> {
     /// move what is at the checkpoint location aside
     pub fresh: bool,
     pub from_savepoint: Option<&'a Path>,
+    /// these begin without what the checkpoint has of them: what ran in them does not matter
+    pub drop_state: &'a [String],
 }
 
 /// The savepoint, if the location can begin with it. Looks, and changes nothing.

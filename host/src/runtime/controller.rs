@@ -462,8 +462,7 @@ fn other_output(pipeline: &Pipeline, operator: &str, now: &Schema, new: &Schema)
     let file = pipeline.file.display();
     format!(
         "its results have other columns than those that `{operator}` gives{}{}\nhint: columns of a running pipeline do not \
-         change; change the file, then `millrace plan {file}`, `millrace stop {file}`, `millrace run {file}`: sinks with `evolve = \
-         \"add-columns\"` gain new columns at the start",
+         change; change the file, then `millrace plan {file}`, `millrace stop {file}`, `millrace run {file}`",
         list("it lacks", gone),
         list("new are", come)
     )

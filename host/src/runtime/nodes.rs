@@ -99,7 +99,11 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         .iter()
         .map(|(name, spec)| open_source(name, spec, started_ms))
         .collect::<Result<Vec<_>, _>>()?;
-    let aggregations = open_aggregations(pipeline, opened, restored.as_ref().map(|c| (c, &*store)), runtime)?;
+    let mut ran = restored.clone();
+    if let Some(checkpoint) = &mut ran {
+        checkpoint.operators.retain(|name, _| !begin.drop_state.contains(name));
+    }
+    let aggregations = open_aggregations(pipeline, opened, ran.as_ref().map(|c| (c, &*store)), runtime)?;
     let transforms = open_transforms(pipeline, opened)?;
     let steps: Vec<String> = transforms.iter().filter_map(TransformNode::steps_name).collect();
     let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n)).chain(&steps);

@@ -109,6 +109,7 @@ impl Place {
             drop_state: vec![],
             reset_offsets: vec![],
             ui: Some(Ui::None),
+            watch: false,
             progress: Progress::None,
         };
         run_with(&args, None).map_err(|failure| match failure {

@@ -21,6 +21,7 @@ pub fn run(pipeline: &Path) -> Result<()> {
         drop_state: Vec::new(),
         reset_offsets: Vec::new(),
         ui: Some(millrace::cli::Ui::None),
+        watch: false,
         progress: Progress::None,
     };
     let native = |_: &str| -> Option<Arc<dyn AggregatorFactory>> {

@@ -87,6 +87,7 @@ fn other_operators_go_on() {
         drop_state: vec![],
         reset_offsets: vec![],
         ui: Some(crate::cli::Ui::None),
+        watch: false,
         progress: Progress::None,
     };
     let ended = run_with(&args, None);
