@@ -372,7 +372,7 @@ impl Coordinator {
             Verdict::Again => return self.again(f).map(Some),
         };
         if let Some(changed) = changed {
-            self.change(changed);
+            self.change(*changed);
         }
         let mut next = Checkpoint {
             reason: f.reason,

@@ -181,7 +181,7 @@ pub struct Changed {
 /// What becomes of a checkpoint that all tasks have acknowledged.
 pub enum Verdict {
     /// it stands; the record is to be in it, and shown once it is durable
-    Stands { changed: Option<Changed>, record: Option<Box<SwapRecord>> },
+    Stands { changed: Option<Box<Changed>>, record: Option<Box<SwapRecord>> },
     /// the tasks of an operator do not run the same version
     Again,
 }
@@ -456,7 +456,7 @@ impl Swaps {
                     probation_until_ms: Some(now_ms.saturating_add(probation_ms)),
                     ..record
                 };
-                Ok(Verdict::Stands { changed: Some(Changed { operator, state }), record: Some(Box::new(record)) })
+                Ok(Verdict::Stands { changed: Some(Box::new(Changed { operator, state })), record: Some(Box::new(record)) })
             }
             // it was gone before it could take over, in every task
             Stage::Exchanging { number: at } if at == number => {
@@ -494,7 +494,7 @@ impl Swaps {
                 let state = under_way.former.clone();
                 self.versions.insert(operator.clone(), version);
                 self.finish();
-                Ok(Verdict::Stands { changed: Some(Changed { operator, state }), record: Some(Box::new(record)) })
+                Ok(Verdict::Stands { changed: Some(Box::new(Changed { operator, state })), record: Some(Box::new(record)) })
             }
             _ => Ok(stands),
         }

@@ -271,7 +271,8 @@ proptest! {
             let mine = |rows: &[(u32, String, i64)]| rows.iter().filter(|(g, ..)| g == group).cloned().collect::<Vec<_>>();
             let (before, after) = (mine(&before), mine(&after));
             let all = || before.iter().chain(&after);
-            let users = all().map(|(_, user, _)| user).collect::<BTreeSet<_>>().len() as i64;
+            let users = all().map(|(_, user, _)| user).collect::<BTreeSet<_>>().len();
+            let users = i64::try_from(users).unwrap();
             let low = after.iter().map(|(.., n)| *n).min().unwrap_or(i64::MAX);
             prop_assert_eq!(report, (all().map(|(.., n)| n).sum(), low, users));
         }

@@ -54,8 +54,8 @@ fn events(seed: u64) -> Vec<Event> {
         Event {
             group: if i.is_multiple_of(12) { 7 } else { (n % u64::from(GROUPS)) as u32 },
             user: format!("user-{}", n % 4_001),
-            amount: (n % 7 != 0).then_some((n % 1_000) as i64),
-            note: (n % 3 == 0 && n % 5 != 0).then(|| format!("note-{}", n % 89)),
+            amount: (!n.is_multiple_of(7)).then_some((n % 1_000) as i64),
+            note: (n.is_multiple_of(3) && !n.is_multiple_of(5)).then(|| format!("note-{}", n % 89)),
         }
     };
     (0..12_000).map(event).filter(|event| event.group % 11 != 3).collect()

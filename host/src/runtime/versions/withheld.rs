@@ -15,8 +15,14 @@ use super::shadow::Results;
 pub struct Withheld {
     groups: HashMap<(Vec<u8>, Window), Kept>,
     /// results that are not kept, because there are too many: how many of each window
-    left: BTreeMap<(i64, i64), u64>,
+    left: Left,
 }
+
+/// By window, how many.
+pub type Left = BTreeMap<(i64, i64), u64>;
+
+/// Key, window, and what it would have given.
+pub type Group = (Vec<u8>, Window, Kept);
 
 /// What a group's rows would have been.
 pub struct Kept {
@@ -53,7 +59,7 @@ impl Withheld {
     }
 
     /// By window, then key.
-    pub fn into_groups(self) -> (Vec<(Vec<u8>, Window, Kept)>, BTreeMap<(i64, i64), u64>) {
+    pub fn into_groups(self) -> (Vec<Group>, Left) {
         let mut groups: Vec<_> = self.groups.into_iter().map(|((key, window), kept)| (key, window, kept)).collect();
         groups.sort_by(|(a, at, _), (b, bt, _)| (at.start_ms, at.end_ms, a).cmp(&(bt.start_ms, bt.end_ms, b)));
         (groups, self.left)

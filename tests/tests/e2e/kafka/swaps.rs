@@ -35,7 +35,7 @@ fn bench(name: &str, probation: &str) -> Result<Bench> {
     pipeline.metrics = false;
     pipeline.raw_tables.clear();
     let plugin = format!(
-        "\n[swap]\nprobation = \"{probation}\"\n\n[plugins.counts]\npath = \"{}\"\ndeadline = \"500ms\"\n",
+        "\n[swap]\nprobation = \"{probation}\"\n\n[plugins.counts]\npath = \"{}\"\ndeadline = \"1s\"\n",
         swap_counts("v1")?.display()
     );
     let minutes = "type = \"tumbling\", size = \"1m\"";
