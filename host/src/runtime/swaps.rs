@@ -456,7 +456,10 @@ impl Swaps {
                     probation_until_ms: Some(now_ms.saturating_add(probation_ms)),
                     ..record
                 };
-                Ok(Verdict::Stands { changed: Some(Box::new(Changed { operator, state })), record: Some(Box::new(record)) })
+                Ok(Verdict::Stands {
+                    changed: Some(Box::new(Changed { operator, state })),
+                    record: Some(Box::new(record)),
+                })
             }
             // it was gone before it could take over, in every task
             Stage::Exchanging { number: at } if at == number => {
@@ -494,7 +497,10 @@ impl Swaps {
                 let state = under_way.former.clone();
                 self.versions.insert(operator.clone(), version);
                 self.finish();
-                Ok(Verdict::Stands { changed: Some(Box::new(Changed { operator, state })), record: Some(Box::new(record)) })
+                Ok(Verdict::Stands {
+                    changed: Some(Box::new(Changed { operator, state })),
+                    record: Some(Box::new(record)),
+                })
             }
             _ => Ok(stands),
         }
