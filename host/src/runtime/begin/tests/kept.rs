@@ -1,7 +1,8 @@
 //! Savepoints that former versions have written: each stays restorable for ever. `tests/savepoints/<version>/` has the
 //! savepoint, the pipeline file that goes on from it, and the rows that it then gives.
 //!
-//! A new one is made with `MILLRACE_NEW_SAVEPOINT=<folder> cargo test … make_one -- --ignored`, and never made again.
+//! A new one is kept with `MILLRACE_NEW_SAVEPOINT=<folder> cargo test … so_is_the_one_that_this_version_writes`, and never
+//! made again.
 
 use super::*;
 
@@ -83,26 +84,16 @@ fn at(above: &Path, name: &str, text: &str) -> Place {
 #[test]
 fn the_savepoint_of_every_version_is_restored() {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/savepoints");
-    let mut versions = 0;
-    for version in fs::read_dir(all).unwrap().map(|entry| entry.unwrap().path()) {
-        let dir = tempfile::tempdir().unwrap();
-        let place = at(dir.path(), "run", &fs::read_to_string(version.join("pipeline.toml")).unwrap());
-        place.run(false, Some(&version.join("savepoint"))).unwrap();
-        for sink in SINKS {
-            let expected = fs::read_to_string(version.join(format!("{sink}.jsonl"))).unwrap();
-            let expected: Vec<&str> = expected.lines().collect();
-            assert_eq!(place.rows(sink), expected, "{}", version.display());
-        }
-        versions += 1;
-    }
-    assert!(versions > 0);
+    let versions: Vec<PathBuf> = fs::read_dir(all).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!versions.is_empty());
+    versions.iter().for_each(|version| is_restored(version));
 }
 
 #[test]
-#[ignore = "writes a new fixture"]
-fn make_one() {
-    let into = PathBuf::from(std::env::var_os("MILLRACE_NEW_SAVEPOINT").expect("a folder that is not there yet"));
+fn so_is_the_one_that_this_version_writes() {
     let dir = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("MILLRACE_NEW_SAVEPOINT").map(PathBuf::from);
+    let into = kept.unwrap_or_else(|| dir.path().join("kept"));
     let until_savepoint = PIPELINE.replace("90_000", "60_000").replace("parallelism = 3", "parallelism = 1");
     let first = at(dir.path(), "first", &until_savepoint);
     first.run(true, None).unwrap();
@@ -116,5 +107,17 @@ fn make_one() {
         let rest: Vec<String> = whole.rows(sink).into_iter().filter(|row| !before.contains(row)).collect();
         assert!(!before.is_empty() && !rest.is_empty(), "{sink}");
         fs::write(into.join(format!("{sink}.jsonl")), rest.join("\n") + "\n").unwrap();
+    }
+    is_restored(&into);
+}
+
+fn is_restored(version: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let place = at(dir.path(), "run", &fs::read_to_string(version.join("pipeline.toml")).unwrap());
+    place.run(false, Some(&version.join("savepoint"))).unwrap();
+    for sink in SINKS {
+        let expected = fs::read_to_string(version.join(format!("{sink}.jsonl"))).unwrap();
+        let expected: Vec<&str> = expected.lines().collect();
+        assert_eq!(place.rows(sink), expected, "{}", version.display());
     }
 }
