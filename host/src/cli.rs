@@ -26,6 +26,7 @@ pub mod status;
 pub mod stop;
 pub mod swap;
 pub mod watch;
+mod write_back;
 
 #[derive(Debug, Parser)]
 #[command(

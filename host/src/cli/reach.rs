@@ -95,7 +95,8 @@ impl Reach {
         }
     }
 
-    fn file(&self) -> Result<PathBuf, Failure> {
+    /// The pipeline file that is meant.
+    pub fn file(&self) -> Result<PathBuf, Failure> {
         if is_file(&self.pipeline) {
             return Ok(PathBuf::from(&self.pipeline));
         }

@@ -182,6 +182,7 @@ impl Versions {
         let Some(Yielded { version, taken }) = companion.take_over() else { return Ok(None) };
         self.exchanges_before += self.active.accumulator.exchanges() + 1;
         let mut former = std::mem::replace(&mut self.active, version);
+        self.active.accumulator.grow(former.accumulator.total_slots());
         self.active.accumulator.set_strict(false);
         if let Some(is_over) = keep {
             former.accumulator.set_strict(true);
@@ -244,6 +245,8 @@ impl Versions {
         warn!(task = %self.task, from = self.active.id, to = version.id, "{reason}; the former version takes over");
         self.exchanges_before += self.active.accumulator.exchanges() + 1;
         let failed = std::mem::replace(&mut self.active, version);
+        // it may not have heard of the slots of the call that failed
+        self.active.accumulator.grow(failed.accumulator.total_slots());
         self.active.accumulator.set_strict(false);
         self.slot.set(self.active.accumulator.gauges(), None);
         // a run that is over has no receiver left
@@ -333,10 +336,20 @@ impl Versions {
         is_final: bool,
         is_shared: bool,
     ) -> Result<Option<OutputRows>, RunError> {
-        self.call(|version| match is_shared {
-            true => version.accumulator.evaluate_shared(assembly, windows, is_final),
-            false => version.accumulator.evaluate_assembled(assembly, loads, windows, is_final).map(Some),
-        })
+        if !is_shared {
+            let accumulate = |version: &mut Version| {
+                version.accumulator.evaluate_assembled(assembly, loads, windows, is_final).map(Some)
+            };
+            return self.call(accumulate);
+        }
+        match self.active.accumulator.evaluate_shared(assembly, windows, is_final) {
+            Err(RunError::Version(reason)) => {
+                // whoever takes over may have given memory back, and what windows share with it
+                self.fall_back(reason)?;
+                Ok(None)
+            }
+            other => other,
+        }
     }
 
     /// Has the companion say the same: what it would have given is withheld, or compared.
