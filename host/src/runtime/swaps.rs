@@ -292,9 +292,11 @@ impl Swaps {
             }
         } else if under_way.former_version == version {
             warn!(%task, "the former version runs no more: there is no way back by itself: {reason}");
-            if matches!(under_way.stage, Stage::Probation { .. }) {
-                let note = format!("its probation ended early, the former version failed beside it: {reason}");
-                self.end(Phase::Done, Some(note));
+            if let Stage::Probation { until } = &mut under_way.stage {
+                // another task may have fallen back already: at the next barrier it shows whether they are of one mind
+                *until = Instant::now();
+                under_way.reason =
+                    Some(format!("its probation ended early, the former version failed beside it: {reason}"));
                 return;
             }
             let before = under_way.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
@@ -468,7 +470,8 @@ impl Swaps {
                 Ok(stands)
             }
             Stage::Sealing { number: at } if at == number && version == id => {
-                self.end(Phase::Done, None);
+                let reason = under_way.reason.clone();
+                self.end(Phase::Done, reason);
                 Ok(stands)
             }
             // at a barrier for it, or because every task has fallen back by itself

@@ -42,7 +42,7 @@ pub mod companion;
 pub mod shadow;
 pub mod withheld;
 
-use companion::{Asked, AskedGroup, Command, Companion, Role, Yielded};
+use companion::{Asked, AskedGroup, Command, Companion, Gone, Role, Yielded};
 use shadow::Comparison;
 use withheld::Withheld;
 
@@ -173,7 +173,8 @@ impl Versions {
         }
     }
 
-    /// Makes a version the active one; whether it is. `keep`: the former one stays as fallback.
+    /// Makes a version the active one. What it had kept; none: it is active already, or cannot be. `keep`: the former one
+    /// stays as fallback.
     pub fn exchange(&mut self, to: VersionId, keep: Option<&Arc<AtomicBool>>) -> Result<Option<Taken>, RunError> {
         if self.active.id == to {
             return Ok(None);
@@ -258,10 +259,16 @@ impl Versions {
 
     fn tell(&mut self, command: impl FnOnce() -> Command) {
         let Some(companion) = &mut self.companion else { return };
-        if companion.tell(command()).is_err() {
-            let (role, id) = (companion.role, companion.id);
-            info!(task = %self.task, version = id, "{} runs no more", role.name());
-            self.part();
+        match companion.tell(command()) {
+            Ok(()) => {}
+            Err(Gone::Over) => {
+                let (role, id) = (companion.role, companion.id);
+                info!(task = %self.task, version = id, "{} runs no more", role.name());
+                self.part();
+            }
+            Err(Gone::TooSlow) => {
+                self.give_up("the new version falls behind: the running one would have to wait for it")
+            }
         }
     }
 

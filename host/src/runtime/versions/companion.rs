@@ -112,8 +112,14 @@ pub struct Companion {
     waited: Duration,
 }
 
-/// The run has let go of it, or it has failed.
-pub struct Gone;
+/// Why a version is told nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// the run has let go of it, or its thread has ended and said why
+    Over,
+    /// its task has waited for it for more than its share of the time: nobody has said so yet
+    TooSlow,
+}
 
 impl Companion {
     /// Starts from a copy of the active version's state. An error says of which version it is.
@@ -203,7 +209,7 @@ impl Companion {
     /// Waits while too much is in the queue: for a candidate no longer than its share of the time.
     pub fn tell(&mut self, command: Command) -> Result<(), Gone> {
         if is_over(&self.is_over) {
-            return Err(Gone);
+            return Err(Gone::Over);
         }
         let bytes = command.bytes();
         let mut waiting = self.queue.bytes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,21 +217,24 @@ impl Companion {
         while *waiting > COMPANION_QUEUE_BYTES_MAX {
             let waited = self.waited + began.elapsed();
             let too_long = waited > WAIT_MIN && waited > self.since.elapsed() / WAIT_SHARE;
-            if is_over(&self.is_over) || (self.role == Role::Candidate && too_long) {
-                return Err(Gone);
+            if is_over(&self.is_over) {
+                return Err(Gone::Over);
+            }
+            if self.role == Role::Candidate && too_long {
+                return Err(Gone::TooSlow);
             }
             let (guard, timeout) =
                 self.queue.freed.wait_timeout(waiting, GLANCE).unwrap_or_else(PoisonError::into_inner);
             waiting = guard;
             if timeout.timed_out() && Arc::strong_count(&self.queue) == 1 {
                 // its thread has ended
-                return Err(Gone);
+                return Err(Gone::Over);
             }
         }
         *waiting += bytes;
         drop(waiting);
         self.waited += began.elapsed();
-        self.commands.send(command).map_err(|_| Gone)
+        self.commands.send(command).map_err(|_| Gone::Over)
     }
 
     /// All that it was told is done, then it is here; none: it has failed.
