@@ -171,9 +171,7 @@ impl World {
     }
 
     fn rows_by_scan(&self) -> Vec<Row> {
-        let table = self.table();
-        let read = async { table.scan().build()?.to_arrow().await?.try_collect::<Vec<RecordBatch>>().await };
-        let mut rows: Vec<Row> = self.runtime.block_on(read).unwrap().iter().flat_map(rows_of).collect();
+        let mut rows: Vec<Row> = self.scan().iter().flat_map(rows_of).collect();
         rows.sort();
         rows
     }
@@ -218,9 +216,8 @@ impl World {
     fn compact(&self, sink: &IcebergSink) {
         let base = self.table();
         let layout = &sink.layout;
+        let batches = self.scan();
         let change = self.runtime.block_on(async {
-            let batches: Vec<RecordBatch> =
-                base.scan().build().unwrap().to_arrow().await.unwrap().try_collect().await.unwrap();
             let mut files = writer::Files::new(77, layout.clone());
             let mut partitions = partition::Partitions::default();
             for batch in &batches {
@@ -781,10 +778,8 @@ fn a_sink_that_keeps_revisions_has_every_version() {
         };
         world.commit(&sink, 1, &committable).unwrap();
     }
-    let table = world.table();
-    let read = async { table.scan().build()?.to_arrow().await?.try_collect::<Vec<RecordBatch>>().await };
     let mut versions = Vec::new();
-    for batch in &world.runtime.block_on(read).unwrap() {
+    for batch in &world.scan() {
         let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
         let numbers = batch.column_by_name("n").unwrap().as_primitive::<Int64Type>();
         let revisions = batch.column_by_name("revision").unwrap().as_primitive::<arrow_array::types::Int32Type>();
