@@ -308,8 +308,8 @@ impl ExactSet<str> for StringSet {
         }
         let mut values = Bytes::default();
         other.with(|scope, set| {
-            scope.sorted(set, 0, |value| {
-                values.push(value);
+            scope.sorted(set, 0, |words| {
+                push(words, &mut values);
                 true
             });
         });
@@ -321,10 +321,13 @@ impl ExactSet<str> for StringSet {
     }
 
     fn hash_into(&self, sketch: &mut Hll) {
+        let mut value = Vec::new();
         self.with(|scope, set| {
-            scope.sorted(set, 0, |value| {
+            scope.sorted(set, 0, |words| {
+                value.clear();
+                hash::push_bytes(words, &mut value);
                 // what went in as a string comes out as one
-                sketch.insert(str::from_utf8(value).map(<str as Countable>::hash).unwrap_or_default());
+                sketch.insert(str::from_utf8(&value).map(<str as Countable>::hash).unwrap_or_default());
                 true
             });
         });
@@ -335,11 +338,13 @@ impl ExactSet<str> for StringSet {
         self.with(|scope, set| {
             let length = scope.len(set);
             if let Some(from) = part.enter(length) {
-                scope.sorted(set, from, |value| {
-                    part.take(value.len() + 4) && {
-                        list.values.push(value);
-                        true
+                scope.sorted(set, from, |words| {
+                    let length = push(words, &mut list.values);
+                    let fits = part.take(length + 4);
+                    if !fits {
+                        pop(&mut list.values);
                     }
+                    fits
                 });
             }
         });
@@ -362,6 +367,21 @@ impl ExactSet<str> for StringSet {
         strings.iter().for_each(|value| set.insert(value));
         Ok(set)
     }
+}
+
+/// Appends the string that begins here. Returns its bytes.
+#[inline]
+fn push(words: &[u64], values: &mut Bytes) -> usize {
+    let start = values.data.len();
+    hash::push_bytes(words, &mut values.data);
+    values.offsets.push(offset(values.data.len()));
+    values.data.len() - start
+}
+
+/// Takes the last string away.
+fn pop(values: &mut Bytes) {
+    values.offsets.pop();
+    values.data.truncate(values.offsets.last().map_or(0, |end| *end as usize));
 }
 
 /// Numbers.

@@ -82,12 +82,12 @@ fn end_of(word: u64) -> Option<u32> {
 /// Appends the bytes of a string that begins here.
 pub fn push_bytes(words: &[u64], out: &mut Vec<u8>) {
     for word in words {
-        let bytes = word.to_le_bytes();
+        // always eight: a copy of known length
+        out.extend_from_slice(&word.to_le_bytes());
         if let Some(end) = end_of(*word) {
-            out.extend_from_slice(bytes.get(..end as usize).unwrap_or_default());
+            out.truncate(out.len() + end as usize - 8);
             return;
         }
-        out.extend_from_slice(&bytes);
     }
 }
 

@@ -70,6 +70,21 @@ impl IdSet {
         (slots - old.len()) * 4
     }
 
+    /// As [`IdSet::iter`], without a branch per slot that nobody could predict: ids are moved together first.
+    pub fn each(&self, mut take: impl FnMut(Ref)) {
+        let mut together = [0; 64];
+        for slots in self.table.chunks(together.len()) {
+            let mut used = 0;
+            for id in slots {
+                if let Some(to) = together.get_mut(used) {
+                    *to = *id;
+                }
+                used += usize::from(*id != 0);
+            }
+            together.iter().take(used).for_each(|id| take(*id));
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Ref> {
         self.table.iter().copied().filter(|id| *id != 0)
     }
@@ -94,6 +109,9 @@ mod tests {
                 prop_assert!(!set.insert(id));
             }
             prop_assert_eq!((set.len(), set.bytes()), (model.len(), bytes));
+            let mut each = Vec::new();
+            set.each(|id| each.push(id));
+            prop_assert_eq!(set.iter().collect::<Vec<_>>(), each);
             prop_assert_eq!(set.iter().collect::<HashSet<_>>(), model);
         }
     }

@@ -36,6 +36,9 @@ struct Note {
     at: Ref,
 }
 
+/// A value, and the part of it that it is sorted by first.
+type Keyed = (u64, Ref);
+
 #[derive(Debug, Default)]
 pub struct Scope {
     interner: Interner,
@@ -50,8 +53,9 @@ pub struct Scope {
     set_bytes: usize,
     /// bytes of sets of other kinds (numbers, sketches), which report them here
     pub other_bytes: usize,
-    /// the set exported last, in order: a set that needs several chunks is sorted once
-    sorted: Option<(SetId, Vec<Ref>)>,
+    /// whose values are in `order`: a set that needs several chunks is sorted once
+    sorted: Option<SetId>,
+    order: Vec<Keyed>,
 }
 
 impl Scope {
@@ -143,9 +147,7 @@ impl Scope {
     /// Gives a set's memory back; its number is used again.
     pub fn free(&mut self, set: SetId) {
         self.flush();
-        if self.sorted.as_ref().is_some_and(|(sorted, _)| *sorted == set) {
-            self.sorted = None;
-        }
+        self.sorted = self.sorted.filter(|sorted| *sorted != set);
         if let Some(old) = self.sets.get_mut(set as usize).map(std::mem::take) {
             self.set_bytes -= old.bytes();
             self.alive -= old.len();
@@ -181,18 +183,18 @@ impl Scope {
         }
     }
 
-    /// Calls `take` with the values of a set, in order, from number `from` on, until it says no.
-    pub fn sorted(&mut self, set: SetId, from: usize, mut take: impl FnMut(&[u8]) -> bool) {
+    /// Calls `take` with the words of each value of a set, in order, from number `from` on, until it says no.
+    pub fn sorted(&mut self, set: SetId, from: usize, mut take: impl FnMut(&[u64]) -> bool) {
         self.flush();
-        if self.sorted.as_ref().is_none_or(|(sorted, _)| *sorted != set) {
-            let ids = self.sets.get(set as usize).map(|s| sort(&self.interner, s)).unwrap_or_default();
-            self.sorted = Some((set, ids));
+        if self.sorted != Some(set) {
+            self.order.clear();
+            if let Some(set) = self.sets.get(set as usize) {
+                sort(&self.interner, set, &mut self.order);
+            }
+            self.sorted = Some(set);
         }
-        let mut value = Vec::new();
-        for id in self.sorted.iter().flat_map(|(_, ids)| ids.iter().skip(from)) {
-            value.clear();
-            hash::push_bytes(self.interner.words_at(*id), &mut value);
-            if !take(&value) {
+        for (_, id) in self.order.iter().skip(from) {
+            if !take(self.interner.words_at(*id)) {
                 return;
             }
         }
@@ -207,7 +209,7 @@ impl Scope {
             + self.free.capacity() * size_of::<SetId>()
             + self.notes.capacity() * size_of::<Note>()
             + self.text.capacity() * 8
-            + self.sorted.as_ref().map_or(0, |(_, ids)| ids.capacity() * 4)
+            + self.order.capacity() * size_of::<Keyed>()
     }
 
     #[cfg(test)]
@@ -216,25 +218,31 @@ impl Scope {
     }
 }
 
-/// Sorts by bytes. What all values have in common is skipped, and the eight bytes after it are the key: identifiers of
-/// one form are then almost never compared in full.
-fn sort(interner: &Interner, set: &IdSet) -> Vec<Ref> {
-    let mut ids = set.iter();
-    let Some(first) = ids.next() else { return Vec::new() };
-    let model = interner.words(first);
-    let common = ids.fold(model.len(), |common, id| {
-        model.iter().take(common).zip(interner.words_at(id)).take_while(|(a, b)| a == b).count()
-    });
-    // big-endian words order as their bytes do; the end mark must order before every other byte
-    let key = |id: Ref, word: usize| order_key(interner.words_at(id).get(word).copied().unwrap_or_default());
-    let mut keyed: Vec<(u64, Ref)> = set.iter().map(|id| (key(id, common), id)).collect();
-    keyed.sort_unstable_by(|(a, a_id), (b, b_id)| {
+/// Sorts by bytes. What all values begin with is skipped, and the eight bytes after it are the key: identifiers of one form
+/// are then almost never compared in full.
+fn sort(interner: &Interner, set: &IdSet, order: &mut Vec<Keyed>) {
+    set.each(|id| order.push((0, id)));
+    let Some(&(_, first)) = order.first() else { return };
+    let word = |id: Ref, at: usize| interner.words_at(id).get(at).copied().unwrap_or_default();
+    // the first word in which they differ, and where in it; each pass is short, so that its cache misses overlap
+    let differs = |at: usize| order.iter().fold(0, |seen, (_, id)| seen | (word(*id, at) ^ word(first, at)));
+    let Some((at, difference)) =
+        (0..interner.words(first).len()).map(|at| (at, differs(at))).find(|(_, difference)| *difference != 0)
+    else {
+        return;
+    };
+    let skipped_bits = difference.trailing_zeros() / 8 * 8;
+    for (key, id) in order.iter_mut() {
+        // What follows a value that ends in its first word says nothing: it has been told from the others by then.
+        let next = order_key(word(*id, at + 1)).checked_shr(u64::BITS - skipped_bits).unwrap_or(0);
+        *key = (order_key(word(*id, at)) << skipped_bits) | next;
+    }
+    order.sort_unstable_by(|(a, a_id), (b, b_id)| {
         a.cmp(b).then_with(|| {
             let (a, b) = (interner.words(*a_id), interner.words(*b_id));
             a.iter().map(|w| order_key(*w)).cmp(b.iter().map(|w| order_key(*w)))
         })
     });
-    keyed.into_iter().map(|(_, id)| id).collect()
 }
 
 /// A word whose order is that of the bytes: every byte one up, so that the end mark 0xFF wraps to 0; what follows the
