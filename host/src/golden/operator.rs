@@ -187,7 +187,7 @@ impl Operator {
     pub fn stop(mut self) -> Result<Cut, RunError> {
         self.barrier(Then::Stop)?;
         self.join()?;
-        Ok(self.exports.cut())
+        self.exports.cut()
     }
 
     fn barrier(&mut self, then: Then) -> Result<StepOutcome, RunError> {
@@ -269,6 +269,7 @@ struct Exports {
 struct ExportsState {
     windows: BTreeMap<(usize, BucketId), Vec<RecordBatch>>,
     watermark_ms: Option<i64>,
+    failed: Option<RunError>,
 }
 
 impl StateUploader for Exports {
@@ -278,7 +279,10 @@ impl StateUploader for Exports {
         state.windows.retain(|(of, bucket), _| *of != task || export.unchanged.contains(bucket));
         for exported in export.windows {
             let bucket = BucketId { holds: exported.holds, start_ms: exported.window.start_ms, part: exported.part };
-            state.windows.insert((task, bucket), exported.batches);
+            match exported.batches.make() {
+                Ok(batches) => drop(state.windows.insert((task, bucket), batches)),
+                Err(error) => state.failed = Some(error),
+            }
         }
         // all tasks have the same inputs, and so the same watermark
         state.watermark_ms = export.watermark_ms;
@@ -286,12 +290,15 @@ impl StateUploader for Exports {
 }
 
 impl Exports {
-    fn cut(&self) -> Cut {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    fn cut(&self) -> Result<Cut, RunError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = state.failed.take() {
+            return Err(error);
+        }
         let mut windows: BTreeMap<BucketId, Vec<RecordBatch>> = BTreeMap::new();
         for ((_, bucket), batches) in &state.windows {
             windows.entry(*bucket).or_default().extend(batches.iter().cloned());
         }
-        Cut { windows, watermark_ms: state.watermark_ms }
+        Ok(Cut { windows, watermark_ms: state.watermark_ms })
     }
 }

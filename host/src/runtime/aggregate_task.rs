@@ -53,7 +53,7 @@ mod swap;
 
 pub use pending::Pending;
 pub use spill::Spill;
-pub use state::{Export, ExportedWindow, RestoredWindow, StateUploader};
+pub use state::{Batches, Export, ExportedWindow, RestoredWindow, StateUploader};
 
 /// Rows wait this long at the most for others to share a plugin call with.
 const LINGER: Duration = Duration::from_millis(5);

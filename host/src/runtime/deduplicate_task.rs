@@ -18,7 +18,7 @@ use millrace_core::seen::{Piece, Seen};
 use millrace_core::watermark::{InputWatermarks, Watermark};
 use tracing::info;
 
-use super::aggregate_task::{Export, ExportedWindow, RestoredWindow, StateUploader, constant_time};
+use super::aggregate_task::{Batches, Export, ExportedWindow, RestoredWindow, StateUploader, constant_time};
 use super::edge::{Hangup, Inbox, Output, Received};
 use super::message::{END_OF_TIME, Event, Message, Packet, RunError, TaskId};
 use super::stats::NodeStats;
@@ -193,7 +193,8 @@ impl DeduplicateTask {
             columns.push(Arc::new(times.with_data_type(DataType::Timestamptz.to_arrow())));
             batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
         }
-        Ok(ExportedWindow { holds: Holds::State, part: 0, window: bucket, groups: piece.entries.len() as u64, batches })
+        let (groups, batches) = (piece.entries.len() as u64, Batches::Made(batches));
+        Ok(ExportedWindow { holds: Holds::State, part: 0, window: bucket, groups, batches })
     }
 
     fn restore(&self, seen: &mut Seen, restored: Vec<RestoredWindow>) -> Result<(), RunError> {

@@ -509,7 +509,9 @@ impl StateUploader for Uploader {
 async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunError> {
     let mut written = Vec::with_capacity(export.windows.len());
     for window in export.windows {
-        if window.batches.is_empty() {
+        let rows = tokio::task::spawn_blocking(move || window.batches.make()).await;
+        let batches = rows.map_err(|e| RunError::Internal(format!("making state files: {e}")))??;
+        if batches.is_empty() {
             continue;
         }
         let part = StatePart {
@@ -520,7 +522,7 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
             last_key_group: export.key_groups.1.saturating_sub(1),
             window_start_ms: window.window.start_ms,
             window_end_ms: window.window.end_ms,
-            batches: window.batches,
+            batches,
         };
         let encoded = tokio::task::spawn_blocking(move || encode_state(&part))
             .await

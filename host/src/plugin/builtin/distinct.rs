@@ -263,12 +263,15 @@ impl State for Texts {
 
     fn export(&mut self, entries: &[Entry]) -> Fallible<Vec<ArrayRef>> {
         let mut builder = ListBuilder::new(StringBuilder::new()).with_field(item(ArrowType::Utf8));
+        let mut value = Vec::new();
         for entry in entries {
             if let Some(set) = self.set(entry.slot) {
                 let mut left = PART_VALUES_MAX;
-                self.scope.sorted(set, entry.part * PART_VALUES_MAX, |value| {
+                self.scope.sorted(set, entry.part * PART_VALUES_MAX, |words| {
+                    value.clear();
+                    hash::push_bytes(words, &mut value);
                     // what went in as text comes out as text
-                    builder.values().append_value(std::str::from_utf8(value).unwrap_or_default());
+                    builder.values().append_value(std::str::from_utf8(&value).unwrap_or_default());
                     left -= 1;
                     left > 0
                 });

@@ -67,8 +67,15 @@ pub(super) fn check_slots(groups: &[u32], total_groups: u32) -> Checked<()> {
 
 /// The plugin may answer for the groups that it was asked for, no other.
 pub(super) fn check_answered(answered: &[u32], asked: &[u32]) -> Checked<()> {
-    // The common answer repeats the question.
-    if answered == asked {
+    // The common answer repeats the question, or a part of it, in its order; a group may have several rows.
+    let mut question = asked.iter();
+    let mut last = None;
+    if answered.iter().all(|group| {
+        last == Some(group) || {
+            last = Some(group);
+            question.any(|asked| asked == group)
+        }
+    }) {
         return Ok(());
     }
     let known: HashSet<_> = asked.iter().collect();
@@ -108,7 +115,19 @@ pub(super) fn check_rejected(rejected: Vec<types::Rejected>, rows: usize) -> Che
 
 #[cfg(test)]
 mod tests {
-    use super::check_origins;
+    use super::{check_answered, check_origins};
+
+    #[test]
+    fn answers_are_of_groups_that_were_asked_for() {
+        let asked = [7, 3, 9, 1];
+        for answered in [&[][..], &[7, 3, 9, 1], &[3, 9], &[7, 7, 1, 1], &[1, 7], &[9, 3, 9]] {
+            assert_eq!(check_answered(answered, &asked), Ok(()), "{answered:?}");
+        }
+        for (answered, stranger) in [(&[4][..], 4), (&[7, 3, 2], 2), (&[1, 0, 7], 0), (&[7, 3, 9, 1, 5], 5)] {
+            let why = format!("returned a row for group {stranger}, which it was not asked for");
+            assert_eq!(check_answered(answered, &asked), Err(why), "{answered:?}");
+        }
+    }
 
     #[test]
     fn origins_are_in_range_and_in_order() {

@@ -23,7 +23,7 @@ use millrace_core::window::Window;
 use millrace_core::windower::{Bucket, Windows};
 
 use super::{AggregateTask, State, Step};
-use crate::plugin::StateOrigin;
+use crate::plugin::{StateChunk, StateOrigin};
 use crate::runtime::message::{Event, Exchanged, Message, RunError, TaskId};
 use crate::runtime::versions::VersionId;
 
@@ -59,7 +59,23 @@ pub struct ExportedWindow {
     pub part: u32,
     pub window: Window,
     pub groups: u64,
-    pub batches: Vec<RecordBatch>,
+    pub batches: Batches,
+}
+
+/// The rows of a state file.
+pub enum Batches {
+    Made(Vec<RecordBatch>),
+    /// off the task's thread: events wait while a task exports
+    ToMake(Box<dyn FnOnce() -> Result<Vec<RecordBatch>, RunError> + Send>),
+}
+
+impl Batches {
+    pub fn make(self) -> Result<Vec<RecordBatch>, RunError> {
+        match self {
+            Self::Made(batches) => Ok(batches),
+            Self::ToMake(make) => make(),
+        }
+    }
 }
 
 /// Encodes and uploads off the task's thread, then acknowledges.
@@ -129,7 +145,7 @@ impl AggregateTask {
     /// done between checkpoints, when the inputs kept since become too many.
     pub(super) fn export_changed(&mut self, state: &mut State) -> Result<Vec<ExportedWindow>, RunError> {
         let buckets = state.windower.buckets(&state.windower.changed());
-        let windows = buckets.into_iter().map(|bucket| self.export(&bucket)).collect::<Result<_, _>>()?;
+        let windows = buckets.into_iter().map(|bucket| self.export(bucket)).collect::<Result<_, _>>()?;
         if self.plugin.has_fallen() {
             // some of it is of the version that failed, and its fallback has exported but a part
             self.plugin.export_anew();
@@ -139,30 +155,17 @@ impl AggregateTask {
         Ok(windows)
     }
 
-    fn export(&mut self, bucket: &Bucket) -> Result<ExportedWindow, RunError> {
-        let keys = bucket.keys.iter().map(Vec::as_slice);
-        let mut fixed = key::decode(&self.key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
-        fixed.extend(self.edges(bucket.slots.len(), |row| match &bucket.windows {
-            Some(windows) => windows.get(row).copied().unwrap_or(bucket.window),
-            None => bucket.window,
-        }));
-        let place: HashMap<u32, u32> = bucket.slots.iter().copied().zip(0_u32..).collect();
+    fn export(&mut self, bucket: Bucket) -> Result<ExportedWindow, RunError> {
+        let chunks = self.plugin.export(bucket.window.start_ms, &bucket.slots)?;
+        let (window, groups) = (bucket.window, bucket.slots.len() as u64);
+        let (key, is_global) = (self.key.clone(), self.is_global());
         let schema = self.schema(&self.plugin.signature().state);
-        let mut batches = Vec::new();
-        for chunk in self.plugin.export(bucket.window.start_ms, &bucket.slots)? {
-            let picks: UInt32Array = chunk.groups.iter().filter_map(|slot| place.get(slot).copied()).collect();
-            let mut columns =
-                fixed.iter().map(|c| arrow_select::take::take(c, &picks, None)).collect::<Result<Vec<_>, _>>()?;
-            columns.extend(chunk.columns);
-            batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
-        }
-        Ok(ExportedWindow {
-            holds: Holds::State,
-            part: 0,
-            window: bucket.window,
-            groups: bucket.slots.len() as u64,
-            batches,
-        })
+        let batches = Batches::ToMake(Box::new(move || rows_of(&key, is_global, &schema, &bucket, chunks)));
+        Ok(ExportedWindow { holds: Holds::State, part: 0, window, groups, batches })
+    }
+
+    fn is_global(&self) -> bool {
+        matches!(self.windows, Windows::Global { .. })
     }
 
     /// What was moved to disk since the last checkpoint; what was before stays as it is.
@@ -187,11 +190,11 @@ impl AggregateTask {
                 let mut all = key::decode(&self.key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
                 let rows = all.first().map_or(0, |column| column.len());
                 groups += rows as u64;
-                all.extend(self.edges(rows, |_| window));
+                all.extend(edges(self.is_global(), rows, |_| window));
                 all.extend(columns);
                 batches.push(RecordBatch::try_new(Arc::clone(&schema), all)?);
             }
-            windows.push(ExportedWindow { holds: Holds::State, part, window, groups, batches });
+            windows.push(ExportedWindow { holds: Holds::State, part, window, groups, batches: Batches::Made(batches) });
         }
         Ok(windows)
     }
@@ -199,7 +202,8 @@ impl AggregateTask {
     fn ledger(&self, start_ms: i64, lines: &[Entry]) -> Result<ExportedWindow, RunError> {
         let keys = lines.iter().map(|line| line.key.as_slice());
         let mut columns = key::decode(&self.key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
-        columns.extend(self.edges(lines.len(), |row| lines.get(row).map_or(FOREVER, |line| line.window)));
+        let window = |row| lines.get(row).map_or(FOREVER, |line: &Entry| line.window);
+        columns.extend(edges(self.is_global(), lines.len(), window));
         let revisions = lines.iter().map(|line| i32::try_from(line.revision).unwrap_or(i32::MAX));
         columns.push(Arc::new(Int32Array::from_iter_values(revisions)));
         columns.push(Arc::new(lines.iter().map(|line| Some(line.present)).collect::<BooleanArray>()));
@@ -209,26 +213,13 @@ impl AggregateTask {
         columns.push(Arc::new(last.with_data_type(DataType::Timestamptz.to_arrow())));
         let batch = RecordBatch::try_new(self.schema(&ledger_columns()), columns)?;
         let window = Window { start_ms, end_ms: start_ms };
-        Ok(ExportedWindow { holds: Holds::Ledger, part: 0, window, groups: lines.len() as u64, batches: vec![batch] })
-    }
-
-    /// `window_start` and `window_end`; of the global window they are null.
-    fn edges(&self, rows: usize, window: impl Fn(usize) -> Window) -> [ArrayRef; 2] {
-        let is_global = matches!(self.windows, Windows::Global { .. });
-        [false, true].map(|end| {
-            let edge = |row| {
-                let window = window(row);
-                let ms = if end { window.end_ms } else { window.start_ms };
-                (!is_global).then(|| ms.saturating_mul(1_000))
-            };
-            let edges: TimestampMicrosecondArray = (0..rows).map(edge).collect();
-            Arc::new(edges.with_data_type(DataType::Timestamptz.to_arrow())) as ArrayRef
-        })
+        let batches = Batches::Made(vec![batch]);
+        Ok(ExportedWindow { holds: Holds::Ledger, part: 0, window, groups: lines.len() as u64, batches })
     }
 
     fn schema(&self, columns: &Schema) -> arrow_schema::SchemaRef {
         let mut schema = state_file_schema(&self.key, columns);
-        if matches!(self.windows, Windows::Global { .. }) {
+        if self.is_global() {
             schema.fields.iter_mut().skip(self.key.len()).take(2).for_each(|edge| edge.nullable = true);
         }
         schema.to_arrow()
@@ -278,6 +269,45 @@ impl AggregateTask {
         }
         Ok(())
     }
+}
+
+/// Of a bucket as it left the plugin: its keys, its windows, its state.
+fn rows_of(
+    key: &[Field],
+    is_global: bool,
+    schema: &arrow_schema::SchemaRef,
+    bucket: &Bucket,
+    chunks: Vec<StateChunk>,
+) -> Result<Vec<RecordBatch>, RunError> {
+    let keys = bucket.keys.iter().map(Vec::as_slice);
+    let mut fixed = key::decode(key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
+    fixed.extend(edges(is_global, bucket.slots.len(), |row| match &bucket.windows {
+        Some(windows) => windows.get(row).copied().unwrap_or(bucket.window),
+        None => bucket.window,
+    }));
+    let place: HashMap<u32, u32> = bucket.slots.iter().copied().zip(0_u32..).collect();
+    let mut batches = Vec::new();
+    for chunk in chunks {
+        let picks: UInt32Array = chunk.groups.iter().filter_map(|slot| place.get(slot).copied()).collect();
+        let mut columns =
+            fixed.iter().map(|c| arrow_select::take::take(c, &picks, None)).collect::<Result<Vec<_>, _>>()?;
+        columns.extend(chunk.columns);
+        batches.push(RecordBatch::try_new(Arc::clone(schema), columns)?);
+    }
+    Ok(batches)
+}
+
+/// `window_start` and `window_end`; of the global window they are null.
+fn edges(is_global: bool, rows: usize, window: impl Fn(usize) -> Window) -> [ArrayRef; 2] {
+    [false, true].map(|end| {
+        let edge = |row| {
+            let window = window(row);
+            let ms = if end { window.end_ms } else { window.start_ms };
+            (!is_global).then(|| ms.saturating_mul(1_000))
+        };
+        let edges: TimestampMicrosecondArray = (0..rows).map(edge).collect();
+        Arc::new(edges.with_data_type(DataType::Timestamptz.to_arrow())) as ArrayRef
+    })
 }
 
 /// The plugin's columns stand here in a file of state.

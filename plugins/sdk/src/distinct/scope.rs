@@ -23,6 +23,9 @@ const NOTED_TEXT_WORDS_MAX: usize = 64 * 1024;
 /// Below this nobody gains from a collection.
 const COLLECT_BYTES_MIN: usize = 1 << 20;
 
+/// Values of a set for whose order memory is kept.
+const ORDER_KEPT: usize = 1024;
+
 /// Names a set within its scope.
 pub type SetId = u32;
 
@@ -159,6 +162,9 @@ impl Scope {
     /// Drops strings that no set names any more, once that pays. Called after groups were reset.
     pub fn collect(&mut self) {
         self.flush();
+        self.sorted = None;
+        self.order.clear();
+        self.order.shrink_to(ORDER_KEPT);
         if self.alive == 0 {
             self.interner = Interner::default();
             self.freed = 0;
@@ -167,7 +173,6 @@ impl Scope {
             return;
         }
         let old = std::mem::take(&mut self.interner);
-        self.sorted = None;
         self.freed = 0;
         for set in &mut self.sets {
             let mut moved = IdSet::default();
@@ -189,6 +194,8 @@ impl Scope {
         if self.sorted != Some(set) {
             self.order.clear();
             if let Some(set) = self.sets.get(set as usize) {
+                // one large set does not keep its memory for all the small ones
+                self.order.shrink_to(set.len().max(ORDER_KEPT));
                 sort(&self.interner, set, &mut self.order);
             }
             self.sorted = Some(set);
