@@ -189,6 +189,11 @@ fn is_fenced(error: &RunError) -> bool {
     matches!(error, RunError::Fenced(_)) || error.to_string().contains("fenced")
 }
 
+/// Both versions of a plugin have failed, in different tasks: the next process goes on from the last checkpoint.
+fn is_of_two_minds(error: &RunError) -> bool {
+    matches!(error, RunError::Plugin(why) if why.contains("do not agree on the version"))
+}
+
 /// Process after process, until a bounded one has closed all windows.
 fn live_to_the_end(world: &Arc<World>, first: usize) -> Result<(), String> {
     for number in first..first + LIVES_MAX {
@@ -197,7 +202,7 @@ fn live_to_the_end(world: &Arc<World>, first: usize) -> Result<(), String> {
         match live(world, life, None, None) {
             Ok(Finished::ReachedEnd) if complete => return Ok(()),
             Ok(_) => {}
-            Err(error) if error.to_string().contains(INJECTED) => {}
+            Err(error) if error.to_string().contains(INJECTED) || is_of_two_minds(&error) => {}
             Err(error) => return Err(format!("process {number}: {error}")),
         }
     }

@@ -141,6 +141,10 @@ struct UnderWay {
     former: OperatorState,
     former_version: VersionId,
     former_is_over: Arc<AtomicBool>,
+    /// in some task the new version has failed, and the former one runs
+    is_falling: bool,
+    /// in some task the former version runs no more
+    is_former_lost: bool,
     /// the first reason that a task gave
     reason: Option<String>,
 }
@@ -228,6 +232,8 @@ impl Swaps {
             former: OperatorState::default(),
             former_version,
             former_is_over: Arc::default(),
+            is_falling: false,
+            is_former_lost: false,
             reason: None,
         });
     }
@@ -238,6 +244,11 @@ impl Swaps {
             && under_way.order.operator == operator
             && matches!(under_way.stage, Stage::Probation { .. })
         {
+            if under_way.is_former_lost {
+                // some tasks could go back, others not: the probation ends at the next barrier, and the record says why
+                warn!(operator, "there is no way back by itself: the former version failed");
+                return;
+            }
             under_way.reason = Some(why);
             under_way.stage = Stage::ToRollBack;
         }
@@ -292,9 +303,11 @@ impl Swaps {
             }
         } else if under_way.former_version == version {
             warn!(%task, "the former version runs no more: there is no way back by itself: {reason}");
-            if let Stage::Probation { until } = &mut under_way.stage {
+            under_way.is_former_lost = true;
+            let is_asked = under_way.stage == Stage::ToRollBack && !under_way.is_falling;
+            if is_asked || matches!(under_way.stage, Stage::Probation { .. }) {
                 // another task may have fallen back already: at the next barrier it shows whether they are of one mind
-                *until = Instant::now();
+                under_way.stage = Stage::Probation { until: Instant::now() };
                 under_way.reason =
                     Some(format!("its probation ended early, the former version failed beside it: {reason}"));
                 return;
@@ -308,6 +321,7 @@ impl Swaps {
     pub fn fell_back(&mut self, task: &TaskId, version: VersionId, reason: String) {
         let Some(under_way) = self.under_way.as_mut().filter(|u| u.order.candidate.id == version) else { return };
         warn!(%task, "the new version failed, it is rolled back: {reason}");
+        under_way.is_falling = true;
         under_way.reason = under_way.reason.take().or(Some(reason));
         match under_way.stage {
             Stage::Exchanging { .. } | Stage::RollingBack { .. } | Stage::Sealing { .. } => {}
