@@ -94,8 +94,10 @@ fn a_plugin_with_one_more_column_takes_over_at_a_restart() -> Result<()> {
         oracle::rows_match(&bench.pipeline, &dump, rows)?;
     }
     // rows of windows that were closed before have none; all others have what is right for the whole window
-    let events = format!("CASE WHEN window_end > {closed_us} // 1000 THEN {EVENTS} END AS events");
-    let query = windows::grouped(&all, "campaign_id", &events);
+    let query = format!(
+        "SELECT * REPLACE (CASE WHEN window_end > {closed_us} // 1000 THEN events END AS events) FROM ({})",
+        windows::grouped(&all, "campaign_id", &format!("{EVENTS} AS events"))
+    );
     let actual = "SELECT campaign_id, window_start, window_end, events FROM t";
     oracle::rows_match(&bench.pipeline, &dump, Rows { table: "ads.once", query: &query, actual, rounded: "" })?;
     // early results of the older version are replaced as soon as an event comes to their window
