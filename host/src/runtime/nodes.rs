@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::{Checkpoint, Holds, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Holds, Keep, StateFile};
 use millrace_core::limits::KEY_GROUPS;
 use millrace_core::schema::Schema;
 use tokio::runtime::Handle;
@@ -116,7 +116,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
     let log = Log {
         store: Arc::clone(&store),
         owner: Mutex::new(Some(claimed.owner)),
-        retain: pipeline.checkpoint.retain,
+        keep: Keep { checkpoints: pipeline.checkpoint.retain, versions: pipeline.swap.versions_kept },
         clock: Arc::clone(&clock),
     };
     let mut restored = restored;
@@ -413,7 +413,7 @@ pub(super) struct Log {
     pub store: Arc<CheckpointStore>,
     /// taken out while a record is being published
     pub owner: Mutex<Option<Owner>>,
-    pub retain: usize,
+    pub keep: Keep,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -435,7 +435,7 @@ impl CheckpointLog for Log {
     async fn retain(&self, confirmed: BTreeMap<String, u64>) {
         let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(owner) = owner else { return };
-        if let Err(error) = self.store.retain(&owner, self.retain, &confirmed).await {
+        if let Err(error) = self.store.retain(&owner, self.keep, &confirmed).await {
             warn!("old checkpoints could not be removed: {error}");
         }
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
