@@ -51,6 +51,7 @@
 pub mod accumulator;
 pub mod aggregate_task;
 mod assign;
+mod beforehand;
 pub mod begin;
 pub mod bisect;
 pub mod control;

@@ -23,7 +23,7 @@ mod retention;
 mod versions;
 
 pub use choose::{Choice, Condition, Refusal, Survey, Surveyed, choose};
-pub use retention::{Retention, decide_retention, is_orphan};
+pub use retention::{Keep, Retention, decide_retention, is_orphan};
 
 /// The format of [`LogRecord`]; raised when a reader of the former format could misunderstand a record.
 pub const FORMAT_VERSION: u32 = 1;

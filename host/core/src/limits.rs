@@ -86,8 +86,11 @@ pub const FIRST_OCCURRENCES_LOGGED: u64 = 5;
 /// Swaps that a pipeline's history keeps.
 pub const SWAPS_REMEMBERED_MAX: usize = 50;
 
-/// Versions of an operator's plugin before the running one whose bytes are kept beside the checkpoints, to go back to.
+/// Versions of an operator's plugin before the running one whose bytes are kept beside the checkpoints, to go back to, unless
+/// the pipeline says how many.
 pub const PLUGIN_VERSIONS_KEPT: usize = 3;
+/// What a pipeline can ask for: [`SWAPS_REMEMBERED_MAX`] is where they are known from.
+pub const PLUGIN_VERSIONS_KEPT_MAX: usize = 20;
 
 /// Bytes of a plugin put there less long ago than this are not deleted: a swap that no checkpoint tells of may have.
 pub const PLUGIN_UNTOUCHED_MS: i64 = 3_600_000;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt};
-use millrace_core::checkpoint::{Retention, decide_retention, is_orphan};
+use millrace_core::checkpoint::{Keep, Retention, decide_retention, is_orphan};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -24,10 +24,10 @@ pub struct Retained {
 }
 
 impl CheckpointStore {
-    /// Deletes checkpoints beyond the newest `keep`, and the state files and plugins that only they refer to; never one whose own
+    /// Deletes checkpoints beyond those to keep, and the state files and plugins that only they refer to; never one whose own
     /// commit is not confirmed. `confirmed`: per sink, the last checkpoint known to be in the table. Call it after
     /// [`CheckpointStore::publish_checkpoint`]; refused once another process owns the pipeline.
-    pub async fn retain(&self, owner: &Owner, keep: usize, confirmed: &BTreeMap<String, u64>) -> Result<Retained> {
+    pub async fn retain(&self, owner: &Owner, keep: Keep, confirmed: &BTreeMap<String, u64>) -> Result<Retained> {
         let decision = self.decide(owner, keep, confirmed).await?;
         // Records first: a checkpoint in the log always has its files.
         for number in &decision.delete_records {
@@ -49,7 +49,8 @@ impl CheckpointStore {
             .await?
             .unwrap_or_default();
         // every checkpoint in the log counts, also those that the next retention will delete
-        let decision = self.decide(owner, usize::MAX, confirmed).await?;
+        let all = Keep { checkpoints: usize::MAX, versions: usize::MAX };
+        let decision = self.decide(owner, all, confirmed).await?;
         let orphans: Vec<String> = listed
             .iter()
             .filter_map(|object| self.relative(&object.location))
@@ -59,7 +60,7 @@ impl CheckpointStore {
         Ok(Retained { kept: decision.kept, records_deleted: 0, files_deleted })
     }
 
-    async fn decide(&self, owner: &Owner, keep: usize, confirmed: &BTreeMap<String, u64>) -> Result<Retention> {
+    async fn decide(&self, owner: &Owner, keep: Keep, confirmed: &BTreeMap<String, u64>) -> Result<Retention> {
         let numbers = self.list_log().await?;
         let read: Vec<(u64, Read)> = futures::stream::iter(numbers)
             .map(|number| async move { Ok::<_, CheckpointError>((number, self.read(number).await?)) })

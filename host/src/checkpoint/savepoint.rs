@@ -16,11 +16,13 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Component, Path, PathBuf};
 
+use arrow_array::RecordBatch;
 use bytes::Bytes;
 use millrace_core::checkpoint::{Checkpoint, Holds, Reason, StateFile};
 use serde::{Deserialize, Serialize};
 
 use super::log::sha256_hex;
+use super::state::decode_state;
 use super::{CheckpointError, CheckpointStore};
 
 #[cfg(test)]
@@ -230,6 +232,19 @@ impl Savepoint {
             plain
         };
         checkpoint.sinks.is_empty() && plain(checkpoint) == plain(&self.record.checkpoint)
+    }
+
+    /// The groups of one file, verified.
+    pub fn read_state_file(&self, file: &StateFile) -> Result<Vec<RecordBatch>> {
+        decode_state(file, self.read(file)?).map_err(|why| self.damaged(&file.path, why))
+    }
+
+    /// A component that an operator ran, verified.
+    pub fn read_plugin(&self, sha256: &str) -> Result<Bytes> {
+        let file = format!("plugins/{sha256}.wasm");
+        let bytes = fs::read(self.folder.join(&file)).map_err(|e| self.damaged(&file, e.to_string()))?;
+        let found = sha256_hex(&bytes);
+        if found == sha256 { Ok(bytes.into()) } else { Err(self.damaged(&file, format!("its digest is {found}"))) }
     }
 
     fn read(&self, file: &StateFile) -> Result<Bytes> {

@@ -157,16 +157,20 @@ impl CheckpointStore {
     /// The groups of one file, verified. Decoding costs CPU on the calling task: restore on a blocking thread's runtime,
     /// or before the workers start.
     pub async fn read_state_file(&self, file: &StateFile) -> Result<Vec<RecordBatch>> {
-        let damaged = |why: String| CheckpointError::StateDamaged { path: file.path.clone(), why };
         let bytes = self.read_state_bytes(file).await?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-            .and_then(|builder| builder.with_batch_size(READ_BATCH_ROWS_MAX).build())
-            .map_err(|e| damaged(e.to_string()))?;
-        let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| damaged(e.to_string()))?;
-        let groups: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        if groups as u64 != file.groups {
-            return Err(damaged(format!("it holds {groups} groups, the checkpoint says {}", file.groups)));
-        }
-        Ok(batches)
+        decode_state(file, bytes).map_err(|why| CheckpointError::StateDamaged { path: file.path.clone(), why })
     }
+}
+
+/// The groups of a file whose bytes are verified; `Err`: why it is damaged nevertheless.
+pub(super) fn decode_state(file: &StateFile, bytes: Bytes) -> std::result::Result<Vec<RecordBatch>, String> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .and_then(|builder| builder.with_batch_size(READ_BATCH_ROWS_MAX).build())
+        .map_err(|e| e.to_string())?;
+    let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let groups: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if groups as u64 != file.groups {
+        return Err(format!("it holds {groups} groups, the checkpoint says {}", file.groups));
+    }
+    Ok(batches)
 }

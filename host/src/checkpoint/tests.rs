@@ -12,7 +12,7 @@ use arrow_array::{
 use bytes::Bytes;
 use faulty::Faulty;
 use millrace_core::checkpoint::{
-    Checkpoint, Committable, OperatorState, Refusal, SinkState, StateFile, state_file_schema,
+    Checkpoint, Committable, Keep, OperatorState, Refusal, SinkState, StateFile, state_file_schema,
 };
 use millrace_core::commit::Claim;
 use millrace_core::schema::{DataType, Field, Schema, UTC};
@@ -24,6 +24,10 @@ use super::*;
 mod faulty;
 
 const QUICK: Backoff = Backoff { tries_max: 40, first_pause_ms: 0, pause_max_ms: 1 };
+
+fn newest(checkpoints: usize) -> Keep {
+    Keep { checkpoints, versions: 1 }
+}
 
 fn over(store: Arc<dyn ObjectStore>) -> CheckpointStore {
     CheckpointStore::with_store(store, "some/prefix", "p").with_backoff(QUICK)
@@ -114,7 +118,7 @@ async fn on_a_folder_too() {
     for marker in 0..4 {
         let file = upload(&store, claimed.owner.next_number(), marker).await;
         publish(&store, &mut claimed.owner, checkpoint(vec![file], 0, &[])).await.expect("publishes");
-        store.retain(&claimed.owner, 2, &BTreeMap::new()).await.expect("retains");
+        store.retain(&claimed.owner, newest(2), &BTreeMap::new()).await.expect("retains");
     }
     assert_eq!(store.list_log().await.expect("lists"), [4, 5]);
     let states = dir.path().join("deep/state/state/metrics");
@@ -178,7 +182,7 @@ async fn every_fault_leaves_one_record_per_number_and_the_writer_knows_it() {
         for marker in 0..5 {
             let file = upload(&store, claimed.owner.next_number(), marker).await;
             publish(&store, &mut claimed.owner, checkpoint(vec![file], 0, &[])).await.expect("publishes");
-            store.retain(&claimed.owner, 2, &BTreeMap::new()).await.expect("retains");
+            store.retain(&claimed.owner, newest(2), &BTreeMap::new()).await.expect("retains");
         }
         faulty.heal();
         assert_eq!(store.list_log().await.expect("lists"), [5, 6], "seed {seed}");
@@ -203,7 +207,7 @@ async fn a_zombie_is_fenced_at_its_next_write() {
     let owner = new.claim(&[], 2).await.expect("claims").owner;
     let refused = publish(&old, &mut zombie, checkpoint(vec![], 0, &[])).await;
     assert!(matches!(refused, Err(CheckpointError::Fenced { by: 2, ours: 1 })), "{refused:?}");
-    let refused = old.retain(&zombie, 1, &BTreeMap::new()).await;
+    let refused = old.retain(&zombie, newest(1), &BTreeMap::new()).await;
     assert!(matches!(refused, Err(CheckpointError::Fenced { .. })), "{refused:?}");
     assert_eq!(owner.next_number(), 4);
 }
@@ -217,7 +221,7 @@ async fn a_zombie_that_finds_its_number_freed_by_retention_is_fenced_all_the_sam
     for _ in 0..3 {
         publish(&new, &mut owner, checkpoint(vec![], 0, &[])).await.expect("publishes");
     }
-    new.retain(&owner, 1, &BTreeMap::new()).await.expect("retains");
+    new.retain(&owner, newest(1), &BTreeMap::new()).await.expect("retains");
     assert_eq!(new.list_log().await.expect("lists"), [5], "number 2 is free now");
     let refused = publish(&old, &mut zombie, checkpoint(vec![], 0, &[])).await;
     assert!(matches!(refused, Err(CheckpointError::Fenced { by: 2, ours: 1 })), "{refused:?}");
@@ -240,7 +244,7 @@ async fn a_start_that_meets_the_owners_retention_looks_again() {
                     return;
                 }
                 // fenced at the latest at the next publish
-                let _ = old.retain(&owner, 1, &BTreeMap::new()).await;
+                let _ = old.retain(&owner, newest(1), &BTreeMap::new()).await;
             }
         };
         let taken_over = async { new.claim(&[table(&incarnation, 2)], 2).await.expect("claims") };
@@ -291,12 +295,12 @@ async fn assert_falls_back(store: CheckpointStore, incarnation: String) {
     assert_eq!(claimed.damaged.iter().map(|d| d.0).collect::<Vec<_>>(), [3]);
     assert_eq!(restored_markers(&store, &claimed).await, [10]);
     // with one to keep, the restored one stays until there is a newer one
-    store.retain(&claimed.owner, 1, &BTreeMap::new()).await.expect("retains");
+    store.retain(&claimed.owner, newest(1), &BTreeMap::new()).await.expect("retains");
     let log = store.list_log().await.expect("lists");
     assert!(log.contains(&2) && log.contains(&4), "{log:?}");
     let file = upload(&store, claimed.owner.next_number(), 30).await;
     publish(&store, &mut claimed.owner, checkpoint(vec![file], 0, &[])).await.expect("publishes");
-    store.retain(&claimed.owner, 1, &BTreeMap::new()).await.expect("retains");
+    store.retain(&claimed.owner, newest(1), &BTreeMap::new()).await.expect("retains");
     assert_eq!(store.list_log().await.expect("lists"), [5]);
     assert_eq!(restored_markers(&store, &store.claim(&[], 3).await.expect("claims")).await, [30]);
 }
@@ -343,9 +347,9 @@ async fn an_unconfirmed_commit_keeps_its_checkpoint() {
     for pending in [&[2][..], &[2, 3], &[2, 3, 4]] {
         publish(&store, &mut owner, checkpoint(vec![], 0, pending)).await.expect("publishes");
     }
-    let kept = store.retain(&owner, 1, &BTreeMap::new()).await.expect("retains").kept;
+    let kept = store.retain(&owner, newest(1), &BTreeMap::new()).await.expect("retains").kept;
     assert_eq!(kept, [2, 3, 4].into());
-    let kept = store.retain(&owner, 1, &[("s".to_owned(), 3)].into()).await.expect("retains").kept;
+    let kept = store.retain(&owner, newest(1), &[("s".to_owned(), 3)].into()).await.expect("retains").kept;
     assert_eq!(kept, [4].into());
 }
 
@@ -359,7 +363,7 @@ async fn orphans_are_swept_and_what_is_in_flight_is_not() {
         publish(&store, &mut owner, checkpoint(vec![shared.clone()], 0, &[])).await.expect("publishes");
     }
     let in_flight = upload(&store, owner.next_number(), 3).await;
-    assert_eq!(store.retain(&owner, 1, &BTreeMap::new()).await.expect("retains").files_deleted, 0);
+    assert_eq!(store.retain(&owner, newest(1), &BTreeMap::new()).await.expect("retains").files_deleted, 0);
     assert_eq!(store.sweep_orphans(&owner, &BTreeMap::new()).await.expect("sweeps").files_deleted, 1);
     assert_eq!(store.sweep_orphans(&owner, &BTreeMap::new()).await.expect("sweeps").files_deleted, 0);
     assert!(matches!(store.read_state_file(&crashed).await, Err(CheckpointError::StateDamaged { .. })));
@@ -416,7 +420,7 @@ async fn kept_checkpoints_are_always_restorable() {
                 3 | 4 => {
                     let keep = draw(3) as usize;
                     let known = [("s".to_owned(), confirmed)].into();
-                    store.retain(&claimed.owner, keep, &known).await.expect("retains");
+                    store.retain(&claimed.owner, newest(keep), &known).await.expect("retains");
                 }
                 _ => {
                     let known = [("s".to_owned(), confirmed)].into();

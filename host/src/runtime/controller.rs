@@ -459,10 +459,15 @@ fn other_output(pipeline: &Pipeline, operator: &str, now: &Schema, new: &Schema)
         true => String::new(),
         false => format!("; {what} {}", columns.join(", ")),
     };
+    let evolve = match new.fields.iter().any(|field| now.field(&field.name).is_none()) {
+        true => ", and `evolve = \"add-columns\"` into the Iceberg sinks whose tables are to gain what is new",
+        false => "",
+    };
     let file = pipeline.file.display();
     format!(
         "its results have other columns than those that `{operator}` gives{}{}\nhint: columns of a running pipeline do not \
-         change; change the file, then `millrace plan {file}`, `millrace stop {file}`, `millrace run {file}`",
+         change. Put the new plugin into the file{evolve}; then `millrace plan {file}`, `millrace stop {file}`, \
+         `millrace run {file}`",
         list("it lacks", gone),
         list("new are", come)
     )

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::{Checkpoint, Holds, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Holds, Keep, StateFile};
 use millrace_core::limits::KEY_GROUPS;
 use millrace_core::schema::Schema;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::aggregate_task::{Export, StateUploader};
+use super::beforehand::{self, Beginning, Files, Looked};
 use super::begin::Begin;
 use super::coordinator::CheckpointLog;
 use super::message::{Event, OperatorPart, Part, RunError};
@@ -24,7 +25,7 @@ use super::swaps::SharedHistory;
 use super::transforms::TransformNode;
 use super::what_ran::{self, Ran};
 use crate::catalog::submit::open_submit;
-use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state, savepoint};
+use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
 use crate::cli::open::Opened;
 use crate::clock::{Clock, SystemClock};
 use crate::decode::Decoder;
@@ -53,30 +54,18 @@ impl From<CheckpointError> for RunError {
     }
 }
 
-/// Opens everything that a run needs. Claims the checkpoint log; tables are claimed by the run itself.
+/// Opens everything that a run needs. Claims the checkpoint log, creates tables and adds columns to them, once nothing
+/// refuses the start; tables are claimed by the run itself.
 pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin<'_>) -> Result<Parts, RunError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let Looked { claims, beginning, aggregations } = beforehand::look(pipeline, opened, runtime, begin)?;
     if begin.fresh {
-        if let Some(folder) = begin.from_savepoint {
-            savepoint::open(folder)?;
-        }
         empty_location(&pipeline.checkpoint.location)?;
     }
     let store = Arc::new(CheckpointStore::open(&pipeline.checkpoint.location, &pipeline.name)?);
     let savepoint =
         begin.from_savepoint.map(|folder| runtime.block_on(super::begin::open(&store, folder))).transpose()?;
-    let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
-
-    let mut sinks = Vec::new();
-    let mut tables = Vec::new();
-    for (name, spec) in &pipeline.sinks {
-        let (node, claim) = open_sink(pipeline, name, spec, &input_of, &store, runtime)?;
-        if let Some(claim) = claim {
-            tables.push((name.clone(), claim));
-        }
-        sinks.push(node);
-    }
-    let mut claimed = runtime.block_on(store.claim(&tables, clock.now_ms()))?;
+    let mut claimed = runtime.block_on(store.claim(&claims, clock.now_ms()))?;
     info!(
         pipeline = pipeline.name,
         generation = claimed.generation,
@@ -89,6 +78,24 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         }
         None => claimed.restored.as_ref().and_then(|record| record.checkpoint().cloned()),
     };
+    let reader = Reader { store: Arc::clone(&store), runtime: runtime.clone() };
+    let looked_at = match (&beginning, &claimed.restored) {
+        (Beginning::Checkpoint(number), Some(record)) => *number == record.number,
+        (Beginning::Nothing | Beginning::Savepoint, None) => true,
+        _ => false,
+    };
+    let aggregations = match &restored {
+        // who ran until now has gone on in the meantime
+        Some(checkpoint) if !looked_at => {
+            beforehand::judge(pipeline, opened, Some((checkpoint, &reader)), begin.drop_state)?
+        }
+        _ => aggregations,
+    };
+    let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
+    let sinks = pipeline.sinks.iter();
+    let sinks = sinks
+        .map(|(name, spec)| open_sink(pipeline, name, spec, &input_of, &store, runtime))
+        .collect::<Result<Vec<_>, _>>()?;
     for (digest, bytes) in &opened.plugin_bytes {
         runtime.block_on(store.put_plugin(digest, bytes.clone().into()))?;
     }
@@ -99,11 +106,6 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         .iter()
         .map(|(name, spec)| open_source(name, spec, started_ms))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut ran = restored.clone();
-    if let Some(checkpoint) = &mut ran {
-        checkpoint.operators.retain(|name, _| !begin.drop_state.contains(name));
-    }
-    let aggregations = open_aggregations(pipeline, opened, ran.as_ref().map(|c| (c, &*store)), runtime)?;
     let transforms = open_transforms(pipeline, opened)?;
     let steps: Vec<String> = transforms.iter().filter_map(TransformNode::steps_name).collect();
     let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n)).chain(&steps);
@@ -114,7 +116,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
     let log = Log {
         store: Arc::clone(&store),
         owner: Mutex::new(Some(claimed.owner)),
-        retain: pipeline.checkpoint.retain,
+        keep: Keep { checkpoints: pipeline.checkpoint.retain, versions: pipeline.swap.versions_kept },
         clock: Arc::clone(&clock),
     };
     let mut restored = restored;
@@ -134,7 +136,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         restored,
         log: Arc::new(log),
         uploader: Arc::new(Uploader { store: Arc::clone(&store), runtime: runtime.clone() }),
-        reader: Arc::new(Reader { store, runtime: runtime.clone() }),
+        reader: Arc::new(reader),
         clock,
         runtime: runtime.clone(),
         stats,
@@ -193,11 +195,10 @@ fn open_source(name: &str, spec: &SourceSpec, started_ms: i64) -> Result<SourceN
 pub(super) fn open_aggregations(
     pipeline: &Pipeline,
     opened: &Opened,
-    restored: Option<(&Checkpoint, &CheckpointStore)>,
-    runtime: &Handle,
+    restored: Option<(&Checkpoint, &dyn Files)>,
 ) -> Result<Vec<AggregationNode>, RunError> {
     let mut ran = match restored {
-        Some((checkpoint, store)) => what_ran::find(pipeline, opened, checkpoint, store, runtime)?,
+        Some((checkpoint, files)) => what_ran::find(pipeline, opened, checkpoint, files)?,
         None => BTreeMap::new(),
     };
     let (input, output) = (&opened.resolved.input, &opened.resolved.output);
@@ -255,8 +256,6 @@ fn open_aggregation(
     Ok(AggregationNode { name: Arc::from(name), spec: spec.clone(), factory, in_file: None, input, output })
 }
 
-type FoundClaim = Option<millrace_core::commit::Claim>;
-
 fn open_sink(
     pipeline: &Pipeline,
     name: &str,
@@ -264,7 +263,7 @@ fn open_sink(
     input_of: &dyn Fn(&str) -> Schema,
     store: &Arc<CheckpointStore>,
     runtime: &Handle,
-) -> Result<(SinkNode, FoundClaim), RunError> {
+) -> Result<SinkNode, RunError> {
     let rows = input_of(name);
     let plain = |writer: OpenWriter| SinkNode {
         name: Arc::from(name),
@@ -279,23 +278,23 @@ fn open_sink(
     let kept = key_and_window(pipeline, spec);
     let revised = spec.kind.keeps_revisions();
     let input = sink_columns(pipeline, spec, &rows);
-    let (mut node, claim) = match &spec.kind {
+    let mut node = match &spec.kind {
         SinkKind::Iceberg(iceberg) => open_iceberg(pipeline, name, spec, iceberg, &input, store, runtime)?,
         SinkKind::Kafka(kafka) => {
             let kafka = kafka.clone();
-            (plain(Box::new(move |task| Ok(Box::new(KafkaSink::new(&kafka, &node, task)?)))), None)
+            plain(Box::new(move |task| Ok(Box::new(KafkaSink::new(&kafka, &node, task)?))))
         }
         SinkKind::File(file) => {
             let file = file.clone();
-            (plain(Box::new(move |task| Ok(Box::new(FileSink::new(&file, &node, task)?)))), None)
+            plain(Box::new(move |task| Ok(Box::new(FileSink::new(&file, &node, task)?))))
         }
-        SinkKind::Console => (plain(Box::new(move |_| Ok(Box::new(ConsoleSink::new(&node))))), None),
+        SinkKind::Console => plain(Box::new(move |_| Ok(Box::new(ConsoleSink::new(&node))))),
     };
     if revised {
         let writer = node.writer;
         node.writer = Box::new(move |task| Ok(Box::new(Revised::new(writer(task)?, &rows, &kept))));
     }
-    Ok((node, claim))
+    Ok(node)
 }
 
 /// The columns that a sink writes of the rows that come to it.
@@ -319,7 +318,7 @@ fn open_iceberg(
     input: &Schema,
     store: &Arc<CheckpointStore>,
     runtime: &Handle,
-) -> Result<(SinkNode, FoundClaim), RunError> {
+) -> Result<SinkNode, RunError> {
     let catalog = pipeline
         .catalogs
         .get(&iceberg.catalog)
@@ -334,7 +333,6 @@ fn open_iceberg(
         let sink =
             IcebergSink::open_upsert(&pipeline.name, name, iceberg, opened, submit, input, &versions, runtime.clone());
         let sink = runtime.block_on(sink)?;
-        let claim = sink.found_claim()?;
         let store: Arc<dyn WriterStore> = Arc::new(Keeper { store: Arc::clone(store), runtime: runtime.clone() });
         let writers = Arc::clone(&sink);
         let node = SinkNode {
@@ -347,10 +345,9 @@ fn open_iceberg(
             partition: None,
             every,
         };
-        return Ok((node, claim));
+        return Ok(node);
     }
     let sink = runtime.block_on(IcebergSink::open(&pipeline.name, name, iceberg, opened, input, runtime.clone()))?;
-    let claim = sink.found_claim()?;
     // Results are few: one task writes them to one file a commit. Events are many.
     let results =
         |input: &str| pipeline.upstream(input).iter().any(|n| pipeline.aggregations.iter().any(|(a, _)| a == n));
@@ -365,7 +362,7 @@ fn open_iceberg(
         partition: Some(Arc::new(move |batch| Ok(hasher.partition_hash(&batch.rows)?))),
         every,
     };
-    Ok((node, claim))
+    Ok(node)
 }
 
 /// The aggregations whose rows come to a sink, straight or through row-wise steps.
@@ -416,7 +413,7 @@ pub(super) struct Log {
     pub store: Arc<CheckpointStore>,
     /// taken out while a record is being published
     pub owner: Mutex<Option<Owner>>,
-    pub retain: usize,
+    pub keep: Keep,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -438,7 +435,7 @@ impl CheckpointLog for Log {
     async fn retain(&self, confirmed: BTreeMap<String, u64>) {
         let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(owner) = owner else { return };
-        if let Err(error) = self.store.retain(&owner, self.retain, &confirmed).await {
+        if let Err(error) = self.store.retain(&owner, self.keep, &confirmed).await {
             warn!("old checkpoints could not be removed: {error}");
         }
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);

@@ -9,16 +9,17 @@ use millrace_core::checkpoint::{Checkpoint, OperatorState, PluginRef};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use super::beforehand::Files;
 use super::message::RunError;
 use super::restore::{self, Reconciled, Wanted};
-use super::run::{offered_to_plugin, operator_state, try_migration};
-use super::{nodes, transforms};
+use super::run::try_migration;
+use super::{beforehand, nodes};
 use crate::checkpoint::CheckpointStore;
 use crate::cli::open::Opened;
 use crate::plugin::StateOrigin;
 use crate::spec::model::Pipeline;
 
-mod tables;
+pub(super) mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -195,25 +196,21 @@ pub fn make(
     drop_state: &BTreeSet<String>,
     runtime: &Handle,
 ) -> Result<Plan, RunError> {
-    let nodes = nodes::open_aggregations(pipeline, opened, found, runtime)?;
-    let mut operators = transforms::operator_states(&nodes::open_transforms(pipeline, opened)?);
-    for node in &nodes {
-        let plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
-        operators.insert(node.name.to_string(), operator_state(node, plugin.signature().state.clone()));
-    }
-    let wanted = Wanted {
-        sources: pipeline.sources.iter().map(|(name, _)| name.as_str()).collect(),
-        operators: operators.iter().map(|(name, state)| (name.as_str(), state)).collect(),
-        sinks: pipeline.sinks.iter().map(|(name, _)| name.as_str()).collect(),
-    };
+    let found = found.map(|(checkpoint, store)| {
+        (checkpoint, nodes::Reader { store: Arc::new(store.clone()), runtime: runtime.clone() })
+    });
+    let files = found.as_ref().map(|(checkpoint, reader)| (*checkpoint, reader as &dyn Files));
+    let nodes = nodes::open_aggregations(pipeline, opened, files)?;
+    let operators = beforehand::operators(pipeline, opened, &nodes)?;
+    let wanted = beforehand::wanted(pipeline, &operators);
     let migrate = |operator: &str, state: &OperatorState, origin: &StateOrigin| {
         let node = nodes.iter().find(|node| &*node.name == operator);
-        let (Some(node), Some((_, store))) = (node, found) else { return Ok(()) };
-        let reader = nodes::Reader { store: Arc::new(store.clone()), runtime: runtime.clone() };
-        try_migration(node, &reader, state, origin)
+        let (Some(node), Some((_, reader))) = (node, &found) else { return Ok(()) };
+        try_migration(node, reader, state, origin)
     };
     let nothing = Checkpoint::default();
-    let mut plan = compare(found.map_or(&nothing, |(checkpoint, _)| checkpoint), &wanted, drop_state, &migrate);
+    let checkpoint = found.as_ref().map_or(&nothing, |(checkpoint, _)| checkpoint);
+    let mut plan = compare(checkpoint, &wanted, drop_state, &migrate);
     for step in &mut plan.operators {
         let spec = pipeline.aggregations.iter().find(|(name, _)| *name == step.name);
         let plugin = spec.and_then(|(_, spec)| pipeline.plugins.get(&spec.plugin));
@@ -225,7 +222,7 @@ pub fn make(
     for (name, spec) in &pipeline.sinks {
         let Some(step) = plan.sinks.iter_mut().find(|step| step.name == *name) else { continue };
         let columns = nodes::sink_columns(pipeline, spec, &rows(name));
-        match runtime.block_on(tables::look(pipeline, spec, &columns)) {
+        match runtime.block_on(tables::look_at(pipeline, name, spec, &columns)) {
             Ok(table) => step.table = table,
             Err(why) => {
                 step.fate = Fate::Refused;

@@ -1,7 +1,8 @@
 //! One run from start to end: what was restored becomes tasks on threads, the coordinator runs until it is over.
 //!
-//! The order of a start is the order of trust: the checkpoint log is claimed first (a newer process fences an older
-//! one), then every table (so that nobody else commits), then state is read, and only then is a message fetched.
+//! The order of a start is the order of trust: what can refuse it is asked before anything changes
+//! ([`super::beforehand`]); then the checkpoint log is claimed (a newer process fences an older one), then every table
+//! (so that nobody else commits), then state is read, and only then is a message fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -153,9 +154,6 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         info!("{note}");
     }
     for (operator, origin) in &migrations {
-        let node = parts.aggregations.iter().find(|node| *node.name == **operator);
-        let (Some(node), Some(state)) = (node, checkpoint.operators.get(operator)) else { continue };
-        try_migration(node, &*parts.reader, state, origin)?;
         info!(operator, from = origin.version, "state is migrated by its new plugin");
     }
     claim_tables(&parts, &mut checkpoint)?;

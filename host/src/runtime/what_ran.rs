@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_core::checkpoint::{Checkpoint, InFile, PluginRef};
-use tokio::runtime::Handle;
 use tracing::info;
 
+use super::beforehand::Files;
 use super::message::RunError;
-use crate::checkpoint::CheckpointStore;
 use crate::cli::open::{Opened, start_engine};
 use crate::plugin::artifact::Artifact;
 use crate::plugin::{AggregatorFactory, WasmFactory};
@@ -27,8 +26,7 @@ pub fn find(
     pipeline: &Pipeline,
     opened: &Opened,
     restored: &Checkpoint,
-    store: &CheckpointStore,
-    runtime: &Handle,
+    files: &dyn Files,
 ) -> Result<BTreeMap<String, Ran>, RunError> {
     let mut found = BTreeMap::new();
     let mut engine = None;
@@ -47,7 +45,7 @@ pub fn find(
             continue;
         }
         let failed = |why: String| RunError::Spec(lost(name, plugin, &why));
-        let bytes = runtime.block_on(store.get_plugin(&plugin.sha256)).map_err(|e| failed(e.to_string()))?;
+        let bytes = files.plugin(&plugin.sha256).map_err(failed)?;
         let artifact = Artifact::from_bytes(&spec.plugin, bytes.to_vec(), None).map_err(|e| failed(e.to_string()))?;
         let limits = pipeline.plugins.get(&spec.plugin).map(|spec| spec.limits(pipeline.memory_share_bytes()));
         let engine = match &engine {

@@ -21,14 +21,14 @@ use iceberg::table::Table;
 use iceberg::{Catalog, TableIdent};
 use millrace_core::checkpoint::{Committable, SinkState};
 use millrace_core::commit::{Claim, Fence};
-use millrace_core::schema::Schema;
+use millrace_core::schema::{Field, Schema};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
 use self::identity::Identity;
 use super::{Result, SinkCommitter, SinkError, SinkWriter, WriterStore};
 use crate::catalog::submit::Submit;
-use crate::spec::model::IcebergSinkSpec;
+use crate::spec::model::{IcebergSinkSpec, SinkMode};
 
 mod buffer;
 pub mod commit;
@@ -53,6 +53,38 @@ pub mod table;
 mod tests;
 mod upsert;
 pub mod writer;
+
+/// The columns that opening a sink would add to the table that is there, and the claim that it carries; none: the table would
+/// be created. Changes nothing. Refused as opening it would be.
+pub async fn look(
+    pipeline: &str,
+    sink: &str,
+    spec: &IcebergSinkSpec,
+    catalog: &dyn Catalog,
+    input: &Schema,
+) -> Result<Option<(Vec<Field>, Option<Claimed>)>> {
+    let Some((table, added)) = table::look(catalog, spec, input).await? else { return Ok(None) };
+    if let SinkMode::Upsert { .. } = spec.mode {
+        takes_replacements(&table)?;
+    }
+    let claim = commit::claim_of(pipeline, sink, &table)?;
+    let claimed =
+        claim.map(|claim| Claimed { other: commit::explain_other(pipeline, sink, table.identifier(), &claim), claim });
+    Ok(Some((added, claimed)))
+}
+
+/// The claim of a table that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    pub claim: Claim,
+    /// why a run is refused that goes on with another incarnation
+    pub other: String,
+}
+
+fn takes_replacements(table: &Table) -> Result<()> {
+    snapshot::takes_position_deletes(table.metadata())
+        .map_err(|e| SinkError::Fatal(format!("table {}: {}", table.identifier(), e.message())))
+}
 
 /// One Iceberg table as a sink.
 pub struct IcebergSink {
@@ -109,8 +141,7 @@ impl IcebergSink {
         runtime: Handle,
     ) -> Result<Arc<Self>> {
         let mut opened = Self::make(pipeline, sink, spec, catalog, input, runtime).await?;
-        snapshot::takes_position_deletes(opened.base().metadata())
-            .map_err(|e| SinkError::Fatal(format!("table {}: {}", opened.ident, e.message())))?;
+        takes_replacements(&opened.base())?;
         let identity = Arc::new(Identity::new(&opened.layout, &versions.identity)?);
         opened.upsert = Some(row_delta::Upsert::new(identity, versions.window_ms, submit));
         Ok(Arc::new(opened))
@@ -135,11 +166,6 @@ impl IcebergSink {
             runtime,
             upsert: None,
         })
-    }
-
-    /// The claim that the table carries for this sink, as it was when the sink was opened.
-    pub fn found_claim(&self) -> Result<Option<Claim>> {
-        commit::found_claim(self, &self.base())
     }
 
     /// The writer of one task. `waits`: not every checkpoint is committed, and what it lists is joined before.

@@ -72,6 +72,8 @@ pub struct StateSpec {
 pub struct SwapSpec {
     /// how long the former version goes on beside the new one, ready to take over again
     pub probation_ms: u64,
+    /// former versions of each operator's plugin whose bytes are kept beside the checkpoints, to go back to
+    pub versions_kept: usize,
 }
 
 /// Where groups are that do not fit into memory.

@@ -19,6 +19,7 @@ mod clock;
 mod disk_full;
 mod early;
 mod event_time;
+mod evolve;
 mod exactly_once;
 mod explain;
 mod golden;

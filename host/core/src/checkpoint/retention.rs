@@ -1,6 +1,6 @@
 //! What of the log and of the state files may be deleted.
 //!
-//! Kept are the newest `keep` usable checkpoints, the one that the run goes on from, every one whose own commit is not
+//! Kept are so many of the newest usable checkpoints, the one that the run goes on from, every one whose own commit is not
 //! confirmed yet, and savepoints. A state file lives as long as a kept checkpoint refers to it. The newest record of
 //! the log is never deleted, so numbers are never reused, and a writer that was overtaken always finds a newer number.
 
@@ -8,6 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::versions;
 use crate::checkpoint::{LogRecord, Reason};
+
+/// How much is to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// the newest usable ones
+    pub checkpoints: usize,
+    /// of each operator's plugin, those before the running one
+    pub versions: usize,
+}
 
 /// The answer of [`decide_retention`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +51,7 @@ pub fn decide_retention(
     unreadable: &BTreeSet<u64>,
     unusable: &BTreeSet<u64>,
     in_use: Option<u64>,
-    keep: usize,
+    keep: Keep,
     confirmed: &BTreeMap<String, u64>,
 ) -> Retention {
     let by_number: BTreeMap<u64, &LogRecord> = records.iter().map(|r| (r.number, r)).collect();
@@ -69,7 +78,7 @@ pub fn decide_retention(
         .collect::<Vec<_>>()
         .into_iter()
         .rev()
-        .take(keep.max(1))
+        .take(keep.checkpoints.max(1))
         .collect();
     for (number, checkpoint) in checkpoints() {
         if in_use == Some(number) || unconfirmed(number, checkpoint) || checkpoint.reason == Reason::Savepoint {
@@ -93,7 +102,8 @@ pub fn decide_retention(
     answer.files_known = unreadable.iter().all(|n| delete.contains(n));
     if answer.files_known {
         let staying = checkpoints().filter(|(number, _)| !delete.contains(number)).map(|(_, checkpoint)| checkpoint);
-        answer.delete_plugins = versions::unneeded(checkpoints().map(|(_, checkpoint)| checkpoint), staying);
+        answer.delete_plugins =
+            versions::unneeded(checkpoints().map(|(_, checkpoint)| checkpoint), staying, keep.versions);
     } else {
         answer.delete_files.clear();
     }
@@ -115,6 +125,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn newest(checkpoints: usize) -> Keep {
+        Keep { checkpoints, versions: 3 }
+    }
     use crate::checkpoint::{
         Checkpoint, Committable, Entry, FORMAT_VERSION, OperatorState, SinkState, StateFile, WriterState,
     };
@@ -182,7 +196,7 @@ mod tests {
             checkpoint(4, &["c", "d"], 3, &[4]),
             checkpoint(5, &["c", "e"], 4, &[]),
         ];
-        let r = decide_retention(&log, &none(), &none(), Some(5), 1, &BTreeMap::new());
+        let r = decide_retention(&log, &none(), &none(), Some(5), newest(1), &BTreeMap::new());
         assert_eq!(r.kept, [5].into());
         assert_eq!(r.delete_records, [1, 2, 3, 4]);
         assert_eq!(r.delete_files, ["a", "b", "d"].map(String::from).into());
@@ -202,10 +216,10 @@ mod tests {
             )
         };
         let log = [with(2, &["a"]), with(3, &["a", "b"]), with(4, &["b", "c"])];
-        let r = decide_retention(&log, &none(), &none(), Some(4), 2, &BTreeMap::new());
+        let r = decide_retention(&log, &none(), &none(), Some(4), newest(2), &BTreeMap::new());
         assert_eq!(r.kept, [3, 4].into());
         assert!(r.delete_files.is_empty());
-        let r = decide_retention(&log, &none(), &none(), Some(4), 1, &BTreeMap::new());
+        let r = decide_retention(&log, &none(), &none(), Some(4), newest(1), &BTreeMap::new());
         assert_eq!(r.delete_files, ["a".to_owned()].into());
         assert!(!is_orphan("b", 3, &r) && is_orphan("a", 3, &r));
     }
@@ -213,9 +227,9 @@ mod tests {
     #[test]
     fn an_unconfirmed_commit_keeps_its_checkpoint_until_somebody_knows_better() {
         let log = [checkpoint(2, &["a"], 0, &[2]), checkpoint(3, &[], 0, &[2, 3]), checkpoint(4, &[], 0, &[2, 3, 4])];
-        let r = decide_retention(&log, &none(), &none(), Some(4), 1, &BTreeMap::new());
+        let r = decide_retention(&log, &none(), &none(), Some(4), newest(1), &BTreeMap::new());
         assert_eq!(r.kept, [2, 3, 4].into());
-        let r = decide_retention(&log, &none(), &none(), Some(4), 1, &[("s".to_owned(), 2)].into());
+        let r = decide_retention(&log, &none(), &none(), Some(4), newest(1), &[("s".to_owned(), 2)].into());
         assert_eq!(r.kept, [3, 4].into());
         assert_eq!(r.delete_files, ["a".to_owned()].into());
     }
@@ -223,7 +237,7 @@ mod tests {
     #[test]
     fn what_the_start_passed_over_does_not_push_out_what_it_restored() {
         let log = [checkpoint(7, &["a"], 0, &[]), checkpoint(8, &["b"], 0, &[]), record(9, Entry::Claim)];
-        let r = decide_retention(&log, &none(), &[8].into(), Some(7), 1, &BTreeMap::new());
+        let r = decide_retention(&log, &none(), &[8].into(), Some(7), newest(1), &BTreeMap::new());
         assert_eq!(r.kept, [7].into());
         assert_eq!(r.delete_records, [8]);
     }
@@ -231,11 +245,14 @@ mod tests {
     #[test]
     fn the_newest_record_stays_even_if_it_is_unreadable_and_nothing_is_deleted_without_a_checkpoint() {
         let log = [checkpoint(2, &["a"], 0, &[]), checkpoint(3, &["b"], 0, &[])];
-        let r = decide_retention(&log, &[4].into(), &none(), Some(3), 1, &BTreeMap::new());
+        let r = decide_retention(&log, &[4].into(), &none(), Some(3), newest(1), &BTreeMap::new());
         assert_eq!(r.delete_records, [2]);
         assert!(r.delete_files.is_empty(), "4 may refer to them");
         let claims = [record(1, Entry::Claim), record(2, Entry::Claim)];
-        assert_eq!(decide_retention(&claims, &none(), &none(), None, 1, &BTreeMap::new()), Retention::default());
+        assert_eq!(
+            decide_retention(&claims, &none(), &none(), None, newest(1), &BTreeMap::new()),
+            Retention::default()
+        );
     }
 
     proptest! {
@@ -262,7 +279,7 @@ mod tests {
                 }
             }
             let known: BTreeMap<String, u64> = [("s".to_owned(), confirmed)].into();
-            let r = decide_retention(&log, &unreadable, &BTreeSet::new(), None, keep, &known);
+            let r = decide_retention(&log, &unreadable, &BTreeSet::new(), None, newest(keep), &known);
             let deleted: BTreeSet<u64> = r.delete_records.iter().copied().collect();
             prop_assert!(deleted.is_disjoint(&r.kept));
             prop_assert!(!deleted.contains(&(shape.len() as u64)));

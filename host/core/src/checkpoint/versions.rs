@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::Checkpoint;
-use crate::limits::PLUGIN_VERSIONS_KEPT;
 
-/// Digests, of those that `all` name, that no checkpoint that stays has a use for.
+/// Digests, of those that `all` name, that no checkpoint that stays has a use for. `keep`: different versions of each operator
+/// before the running one.
 pub(super) fn unneeded<'a>(
     all: impl Iterator<Item = &'a Checkpoint>,
     staying: impl Iterator<Item = &'a Checkpoint>,
+    keep: usize,
 ) -> BTreeSet<String> {
     let mut needed: BTreeSet<&str> = BTreeSet::new();
     for checkpoint in staying {
@@ -24,7 +25,7 @@ pub(super) fn unneeded<'a>(
             }
             let kept = before.entry(&swap.operator).or_default();
             // what never gave results had nothing before it
-            if swap.exchanged_at_ms.is_some() && kept.len() < PLUGIN_VERSIONS_KEPT {
+            if swap.exchanged_at_ms.is_some() && kept.len() < keep {
                 kept.insert(&swap.from.sha256);
             }
         }
@@ -76,7 +77,7 @@ mod tests {
     }
 
     fn gone(all: &[Checkpoint], staying: &[Checkpoint]) -> Vec<String> {
-        unneeded(all.iter(), staying.iter()).into_iter().collect()
+        unneeded(all.iter(), staying.iter(), 3).into_iter().collect()
     }
 
     #[test]
@@ -93,6 +94,8 @@ mod tests {
             swapped(&mut last, from, to, Phase::Done);
         }
         assert_eq!(gone(std::slice::from_ref(&last), std::slice::from_ref(&last)), ["a", "b"]);
+        let gone_of = |keep| unneeded([&last].into_iter(), [&last].into_iter(), keep).into_iter().collect::<String>();
+        assert_eq!([1, 2, 4, 20].map(gone_of), ["abcd", "abc", "a", ""]);
     }
 
     #[test]

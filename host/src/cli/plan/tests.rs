@@ -63,7 +63,12 @@ fn the_plan_says_what_changes() {
     };
     let change = Change { before: Some(plugin("1.0.0", "{}")), after: Some(plugin("1.1.0", "{\"a\":1}")) };
     let operator = Step { name: "metrics".into(), fate: Fate::Migrated, why: None, plugin: Some(change), table: None };
-    let table = plan::Table { name: "lake.ads.t".into(), created: false, added_columns: vec!["clicks long".into()] };
+    let table = plan::Table {
+        name: "lake.ads.t".into(),
+        created: false,
+        added_columns: vec!["clicks long".into()],
+        claim: None,
+    };
     let sink = Step { name: "t".into(), fate: Fate::Kept, why: None, plugin: None, table: Some(table) };
     let plan = Plan { sources: vec![], operators: vec![operator], sinks: vec![sink] };
     let expected = "p, from checkpoint 7\n\noperators\n  metrics  kept, migrated by its new plugin\n           \

@@ -17,6 +17,7 @@ use crate::cli::{Failure, Progress, RunArgs, Ui};
 use crate::spec::model::Location;
 
 mod kept;
+mod refused;
 
 /// Two kinds of state: groups of tumbling windows, and what a deduplication has seen.
 const PIPELINE: &str = r#"
@@ -222,7 +223,7 @@ fn a_running_pipeline_is_asked_for_one_and_goes_on() {
 }
 
 #[test]
-fn a_start_that_is_refused_later_can_be_repeated() {
+fn a_start_that_is_refused_can_be_repeated() {
     let dir = tempfile::tempdir().unwrap();
     let first = Place::new(dir.path(), "first", 1, 15_000, "");
     first.run(true, None).unwrap();
@@ -233,6 +234,7 @@ fn a_start_that_is_refused_later_can_be_repeated() {
     fs::write(second.file(), right.replace("\"4s\"", "\"5s\"")).unwrap();
     let refused = second.run(false, Some(&folder)).unwrap_err();
     assert!(refused.contains("the window of `by_campaign`"), "{refused}");
+    assert!(!second.0.join("state").exists(), "a refused start has left something at its location");
     fs::write(second.file(), &right).unwrap();
     second.run(false, Some(&folder)).unwrap();
     assert!(!second.rows("results").is_empty());

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use millrace_core::batch::Batch;
-use millrace_core::checkpoint::{Checkpoint, Entry};
+use millrace_core::checkpoint::{Checkpoint, Entry, Keep};
+use millrace_core::limits::PLUGIN_VERSIONS_KEPT;
 use millrace_core::schema::{DataType, Field, Schema};
 use millrace_plugin::prelude::*;
 use tokio::runtime::Handle;
@@ -147,7 +148,7 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
         log: Arc::new(Log {
             store: Arc::clone(&store),
             owner: Mutex::new(Some(claimed.owner)),
-            retain: life.retain,
+            keep: Keep { checkpoints: life.retain, versions: PLUGIN_VERSIONS_KEPT },
             clock: Arc::clone(&clock),
         }),
         uploader: Arc::new(Uploader { store: Arc::clone(&store), runtime: runtime.clone() }),
@@ -338,7 +339,7 @@ fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
             tolerated_failures: 0,
         },
         state: model::StateSpec { memory_limit_bytes, backend },
-        swap: model::SwapSpec { probation_ms: life.probation_ms },
+        swap: model::SwapSpec { probation_ms: life.probation_ms, versions_kept: PLUGIN_VERSIONS_KEPT },
         errors: model::ErrorsSpec { on_error: model::OnError::DeadLetter, consecutive_limit: u64::MAX, captures: None },
         plugins: BTreeMap::new(),
         catalogs: BTreeMap::new(),

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use iceberg::TableIdent;
 use iceberg::spec::{DataFile, TableMetadata};
 use iceberg::table::Table;
 use iceberg::transaction::{ApplyTransactionAction, Transaction};
@@ -37,12 +38,19 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const POSITIONS_INLINE_MAX: usize = 64;
 
 /// The claim in a table's properties.
-pub(super) fn found_claim(sink: &IcebergSink, table: &Table) -> Result<Option<Claim>> {
-    let key = property_key(&sink.pipeline, &sink.name);
+pub fn claim_of(pipeline: &str, sink: &str, table: &Table) -> Result<Option<Claim>> {
+    let key = property_key(pipeline, sink);
     let Some(text) = table.metadata().properties().get(&key) else { return Ok(None) };
     serde_json::from_str(text).map(Some).map_err(|e| {
-        SinkError::Fatal(format!("table {}: its property `{key}` is not a claim of Millrace ({e}): {text}", sink.ident))
+        SinkError::Fatal(format!(
+            "table {}: its property `{key}` is not a claim of Millrace ({e}): {text}",
+            table.identifier()
+        ))
     })
+}
+
+pub(super) fn found_claim(sink: &IcebergSink, table: &Table) -> Result<Option<Claim>> {
+    claim_of(&sink.pipeline, &sink.name, table)
 }
 
 /// Takes the table for this run; returns the last checkpoint that is in it.
@@ -391,16 +399,7 @@ fn explain_claim(sink: &IcebergSink, fence: &Fence, refusal: &ClaimDecision) -> 
     match refusal {
         ClaimDecision::Take { .. } => String::new(),
         ClaimDecision::Fenced { found } => explain_fenced(sink, fence, found),
-        ClaimDecision::OtherIncarnation { found } => format!(
-            "table {table} has commits up to checkpoint {} of another incarnation of this pipeline and sink ({}): the \
-             checkpoint location was emptied or changed, or another pipeline has the same name. Going on would write its \
-             events again.\nchoices:\n  - the right location: set `checkpoint.location` to the one that holds incarnation {}\n  \
-             - begin anew: drop table {table} (or roll it back to before that incarnation), then start again\n  \
-             - a run from a savepoint: give the sink a table of its own; or, if the savepoint was the last thing that incarnation \
-             did (its `confirmed` for this sink is {}, so that nothing is written twice), remove the table property `{key}`, then \
-             start again\n  - accept duplicates: remove the table property `{key}`, then start again",
-            found.checkpoint, found.incarnation, found.incarnation, found.checkpoint
-        ),
+        ClaimDecision::OtherIncarnation { found } => explain_other(&sink.pipeline, &sink.name, table, found),
         ClaimDecision::Ahead { found, newest_known } => format!(
             "table {table} is at checkpoint {} of this pipeline, the restored checkpoint knows of none after {newest_known}: \
              it is older than the table (a rewind, an old copy of the state folder). Going on would write events again.\n\
@@ -417,6 +416,21 @@ fn explain_claim(sink: &IcebergSink, fence: &Fence, refusal: &ClaimDecision) -> 
             sink.name
         ),
     }
+}
+
+/// Why a table is not taken that another incarnation has claimed.
+pub fn explain_other(pipeline: &str, sink: &str, table: &TableIdent, found: &Claim) -> String {
+    let key = property_key(pipeline, sink);
+    format!(
+        "table {table} has commits up to checkpoint {} of another incarnation of this pipeline and sink ({}): the \
+         checkpoint location was emptied or changed, or another pipeline has the same name. Going on would write its \
+         events again.\nchoices:\n  - the right location: set `checkpoint.location` to the one that holds incarnation {}\n  \
+         - begin anew: drop table {table} (or roll it back to before that incarnation), then start again\n  \
+         - a run from a savepoint: give the sink a table of its own; or, if the savepoint was the last thing that incarnation \
+         did (its `confirmed` for this sink is {}, so that nothing is written twice), remove the table property `{key}`, then \
+         start again\n  - accept duplicates: remove the table property `{key}`, then start again",
+        found.checkpoint, found.incarnation, found.incarnation, found.checkpoint
+    )
 }
 
 fn explain_fenced(sink: &IcebergSink, fence: &Fence, found: &Claim) -> String {

@@ -176,17 +176,13 @@ pub async fn open(catalog: &dyn Catalog, spec: &IcebergSinkSpec, input: &Schema)
     Ok((table, layout))
 }
 
-/// What opening a sink would do to its table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// it would be created
-    Missing,
-    /// it would gain these columns; none: it stays as it is
-    There(Vec<Field>),
-}
-
-/// Changes nothing. Refused as [`open`] would.
-pub async fn look(catalog: &dyn Catalog, spec: &IcebergSinkSpec, input: &Schema) -> Result<Look> {
+/// A sink's table, and the columns that opening it would add; none: it would be created. Changes nothing. Refused as [`open`]
+/// would.
+pub async fn look(
+    catalog: &dyn Catalog,
+    spec: &IcebergSinkSpec,
+    input: &Schema,
+) -> Result<Option<(Table, Vec<Field>)>> {
     let name = format!("{}.{}", spec.namespace, spec.table);
     let failed = |what: &str, e: &iceberg::Error| classify(&format!("table {name}: cannot {what}"), e);
     let ident = TableIdent::new(NamespaceIdent::new(spec.namespace.clone()), spec.table.clone());
@@ -194,10 +190,11 @@ pub async fn look(catalog: &dyn Catalog, spec: &IcebergSinkSpec, input: &Schema)
     let is_there = namespace.map_err(|e| failed("look for the namespace", &e))?
         && catalog.table_exists(&ident).await.map_err(|e| failed("look for the table", &e))?;
     if !is_there {
-        return creation(spec, input).map(|_| Look::Missing);
+        return creation(spec, input).map(|_| None);
     }
     let table = catalog.load_table(&ident).await.map_err(|e| failed("load the table", &e))?;
-    check(&table, &name, spec, input).map(Look::There)
+    let added = check(&table, &name, spec, input)?;
+    Ok(Some((table, added)))
 }
 
 fn layout(table: &Table, name: &str, input: &Schema) -> Result<Layout> {

@@ -2,6 +2,8 @@
 
 use std::num::NonZero;
 
+use millrace_core::limits::{PLUGIN_VERSIONS_KEPT, PLUGIN_VERSIONS_KEPT_MAX};
+
 use crate::spec::cursor::{Cursor, Word, is_name};
 use crate::spec::model::{Backend, CheckpointSpec, ErrorsSpec, Location, OnError, StateSpec, SwapSpec, TimeSpec};
 use crate::spec::paths;
@@ -125,9 +127,13 @@ fn state(root: &Cursor<'_>, pipeline: &str, checkpoints: &Location) -> StateSpec
 }
 
 fn swap(root: &Cursor<'_>) -> SwapSpec {
-    let default = SwapSpec { probation_ms: PROBATION_MS };
+    let default = SwapSpec { probation_ms: PROBATION_MS, versions_kept: PLUGIN_VERSIONS_KEPT };
     let Some(c) = root.table("swap", "`[swap]`") else { return default };
-    let spec = SwapSpec { probation_ms: c.duration_ms("probation", 0..=30 * DAY_MS).unwrap_or(default.probation_ms) };
+    let kept_max = i64::try_from(PLUGIN_VERSIONS_KEPT_MAX).unwrap_or(i64::MAX);
+    let spec = SwapSpec {
+        probation_ms: c.duration_ms("probation", 0..=30 * DAY_MS).unwrap_or(default.probation_ms),
+        versions_kept: c.integer("versions_kept", 1..=kept_max).unwrap_or(default.versions_kept),
+    };
     c.finish();
     spec
 }

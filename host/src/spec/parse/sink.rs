@@ -51,7 +51,7 @@ fn iceberg(c: &Cursor<'_>, known: &Known<'_>) -> Option<IcebergSinkSpec> {
     let table = c.required("table", Cursor::string).and_then(|name| table(c, &name));
     let partition_by = partition::read(c);
     let mode = mode(c);
-    let evolve = [("fail", Word::Now(Evolve::Fail)), ("add-columns", Word::Later)];
+    let evolve = [("fail", Word::Now(Evolve::Fail)), ("add-columns", Word::Now(Evolve::AddColumns))];
     let evolve = c.choice("evolve", &evolve).unwrap_or(Evolve::Fail);
     let interval_ms = known.head.checkpoint.interval_ms;
     let commit_interval_ms = match c.duration_ms("commit_interval", 1..=YEAR_MS) {

@@ -129,6 +129,21 @@ fn changes(versions: &[Version], is_final: bool) -> RowSet {
     })
 }
 
+/// Of a newer plugin: one more column, which it always has.
+fn more_results() -> Schema {
+    let more = Field::new("more", DataType::Long, false);
+    Schema::new(results().fields.into_iter().chain([more]).collect())
+}
+
+fn with_more(rows: RowSet) -> RowSet {
+    let batch = &rows.batch.rows;
+    let numbers = batch.column_by_name("n").unwrap().as_primitive::<Int64Type>();
+    let more = Arc::new(Int64Array::from_iter_values(numbers.values().iter().map(|n| n * 100)));
+    let columns = batch.columns().iter().cloned().chain([more as ArrayRef]).collect();
+    let wider = RecordBatch::try_new(more_results().to_arrow(), columns).unwrap();
+    RowSet::all(Batch { rows: wider, ..Arc::unwrap_or_clone(rows.batch) })
+}
+
 /// A row as it is compared.
 type Row = (Option<String>, Option<i64>, Option<i64>, i64, Option<String>);
 
@@ -153,20 +168,27 @@ struct Process<'a> {
     identity: Vec<String>,
     buffer_bytes: usize,
     endless_max: Option<usize>,
+    /// the input has one more column, which the table gains
+    gives_more: bool,
 }
 
 const BUFFER_BYTES: usize = 64 << 20;
 
 impl World {
     fn upsert_sink(&self, partition_by: &[PartitionField], identity: &[String]) -> Arc<IcebergSink> {
+        let spec = IcebergSinkSpec { partition_by: partition_by.to_vec(), ..spec() };
+        self.upsert_sink_of(spec, &results(), identity)
+    }
+
+    fn upsert_sink_of(&self, spec: IcebergSinkSpec, columns: &Schema, identity: &[String]) -> Arc<IcebergSink> {
         let handle = self.runtime.handle().clone();
         let key = vec!["campaign".to_owned(), "window_start".to_owned()];
-        let spec = IcebergSinkSpec { partition_by: partition_by.to_vec(), mode: SinkMode::Upsert { key }, ..spec() };
+        let spec = IcebergSinkSpec { mode: SinkMode::Upsert { key }, ..spec };
         self.runtime.block_on(async {
             let submit = open_submit(&self.spec).await.unwrap();
             let catalog = self.catalog.clone();
             let versions = Versions { identity: identity.to_vec(), window_ms: None };
-            IcebergSink::open_upsert("p", "s", &spec, catalog, submit, &results(), &versions, handle).await.unwrap()
+            IcebergSink::open_upsert("p", "s", &spec, catalog, submit, columns, &versions, handle).await.unwrap()
         })
     }
 
@@ -197,6 +219,7 @@ impl World {
             identity,
             buffer_bytes: BUFFER_BYTES,
             endless_max: None,
+            gives_more: false,
         };
         process.restart();
         process
@@ -303,7 +326,13 @@ impl Process<'_> {
     /// As if the process had been killed and another started: with the last published checkpoint and nothing else.
     fn restart(&mut self) {
         self.generation += 1;
-        self.sink = self.world.upsert_sink(&self.partition_by, &self.identity);
+        self.sink = if self.gives_more {
+            let spec =
+                IcebergSinkSpec { evolve: Evolve::AddColumns, partition_by: self.partition_by.clone(), ..spec() };
+            self.world.upsert_sink_of(spec, &more_results(), &self.identity)
+        } else {
+            self.world.upsert_sink(&self.partition_by, &self.identity)
+        };
         let committed = self.world.claim(&self.sink, self.generation, &self.state).unwrap();
         self.state.pending.retain(|c| c.checkpoint > committed);
         self.state.confirmed = self.state.confirmed.max(committed);
@@ -321,7 +350,8 @@ impl Process<'_> {
     }
 
     fn write(&mut self, versions: &[Version]) {
-        self.writer.write(&changes(versions, false)).unwrap();
+        let rows = changes(versions, false);
+        self.writer.write(&if self.gives_more { with_more(rows) } else { rows }).unwrap();
     }
 
     /// What a crash before the checkpoint is published leaves out.
@@ -511,6 +541,57 @@ fn several_epochs_wait_for_one_commit() {
     process.epoch(&[replace(5, "a", 0, 13)]);
     process.epoch(&[replace(2, "c", 0, 30)]);
     process.expect(vec![one("a", 0, 13), one("c", 0, 30)]);
+}
+
+#[test]
+fn a_table_gains_a_column_between_two_lives() {
+    for (every, partition_by) in [(1, vec![]), (2, vec![by("campaign", PartitionTransform::Identity)])] {
+        let world = World::new();
+        let more = || {
+            let of = |batch: RecordBatch| {
+                let more = batch.column_by_name("more").unwrap().as_primitive::<Int64Type>().clone();
+                let rows = rows_of(&batch).into_iter();
+                rows.zip(&more).map(|(row, more)| (row.0.unwrap(), row.3, more)).collect::<Vec<_>>()
+            };
+            let mut rows: Vec<_> = world.scan().into_iter().flat_map(of).collect();
+            rows.sort();
+            rows
+        };
+        let row = |key: &str, number, more| (key.to_owned(), number, more);
+        let mut process = world.start(&partition_by, every);
+        process.epoch(&[insert("a", 0, 1), insert("b", 0, 2), insert("c", 0, 3), insert("d", 0, 4)]);
+        process.epoch(&[replace(2, "a", 0, 10)]);
+        // of two epochs that are one commit, the first ends the first life; else its commit is left to the second
+        process.write(&[replace(2, "b", 0, 20)]);
+        process.publish();
+        process.gives_more = true;
+        process.restart();
+        process.epoch(&[replace(2, "c", 0, 30), insert("e", 0, 5)]);
+        assert_eq!(
+            more(),
+            [
+                row("a", 10, None),
+                row("b", 20, None),
+                row("c", 30, Some(3_000)),
+                row("d", 4, None),
+                row("e", 5, Some(500))
+            ]
+        );
+        // rows of either life are found where they are, remembered or looked up
+        for forget in [false, true] {
+            if forget {
+                process.state.writer = None;
+            }
+            process.restart();
+            let revision = if forget { 4 } else { 3 };
+            process.epoch(&[replace(revision, "b", 0, 21), replace(revision, "e", 0, 50)]);
+            process.epoch(&[delete(revision, if forget { "d" } else { "a" }, 0)]);
+        }
+        assert_eq!(more(), [row("b", 21, Some(2_100)), row("c", 30, Some(3_000)), row("e", 50, Some(5_000))]);
+        let metadata = world.table();
+        let columns = metadata.metadata().current_schema().as_struct().fields();
+        assert!(columns.last().is_some_and(|field| field.name == "more" && !field.required));
+    }
 }
 
 #[test]
