@@ -55,7 +55,7 @@ pub fn ensure_python() -> Result<PathBuf> {
     if let Some(missing) = missing_tool() {
         bail!("{missing}");
     }
-    eprintln!("installing DuckDB and PyIceberg into {} (once)", venv().display());
+    eprintln!("installing DuckDB, PyIceberg and schemathesis into {} (once)", venv().display());
     let run = |command: &mut Command| -> Result<()> {
         let output = command.output().with_context(|| format!("running {command:?}"))?;
         ensure!(

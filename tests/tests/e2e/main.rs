@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test` builds the program first and runs all of this; `kafka::…` is left out where there is no Java.
 
+mod fuzzed;
 mod kafka;
 mod local;
 mod plugin;
