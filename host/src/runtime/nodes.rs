@@ -138,7 +138,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         clock,
         runtime: runtime.clone(),
         stats,
-        history: SharedHistory::default(),
+        history: SharedHistory::new(pipeline.secrets.clone()),
     })
 }
 

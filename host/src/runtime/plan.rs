@@ -199,7 +199,8 @@ pub fn make(
     let mut operators = transforms::operator_states(&nodes::open_transforms(pipeline, opened)?);
     for node in &nodes {
         let plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
-        operators.insert(node.name.to_string(), operator_state(node, plugin.signature().state.clone()));
+        operators
+            .insert(node.name.to_string(), operator_state(node, plugin.signature().state.clone(), &pipeline.secrets));
     }
     let wanted = Wanted {
         sources: pipeline.sources.iter().map(|(name, _)| name.as_str()).collect(),
@@ -210,7 +211,8 @@ pub fn make(
         let node = nodes.iter().find(|node| &*node.name == operator);
         let (Some(node), Some((_, store))) = (node, found) else { return Ok(()) };
         let reader = nodes::Reader { store: Arc::new(store.clone()), runtime: runtime.clone() };
-        try_migration(node, &reader, state, origin)
+        let config = pipeline.secrets.unseal_known(&origin.config);
+        try_migration(node, &reader, state, &StateOrigin { config, ..origin.clone() })
     };
     let nothing = Checkpoint::default();
     let mut plan = compare(found.map_or(&nothing, |(checkpoint, _)| checkpoint), &wanted, drop_state, &migrate);

@@ -6,4 +6,5 @@ mod fuzzed;
 mod kafka;
 mod local;
 mod plugin;
+mod secrets;
 mod transforms;
