@@ -43,7 +43,7 @@ pub struct Header {
     pub node: String,
     pub kind: Kind,
     pub plugin: Plugin,
-    /// as the plugin got it
+    /// as the plugin got it, but for secrets
     pub config: String,
     /// the columns that it was offered
     pub offered: Schema,

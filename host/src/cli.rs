@@ -13,6 +13,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod generate;
+pub(crate) mod log;
 pub mod open;
 pub mod plan;
 pub mod plugin;
@@ -297,7 +298,7 @@ impl From<anyhow::Error> for Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     open::compile_in_children();
-    start_log(match cli.command {
+    log::start(match cli.command {
         // rejected rows are what its cases are about
         Command::Plugin(_) => "warn,millrace=info,millrace::runtime=off",
         _ => "warn,millrace=info",
@@ -305,11 +306,11 @@ pub fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            eprintln!("{}", message.trim_end());
+            eprintln!("{}", log::redacted(message.trim_end()));
             ExitCode::from(2)
         }
         Err(Failure::Other(error)) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", log::redacted(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -335,17 +336,4 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Plugin(command) => plugin::run(command),
     }
-}
-
-/// Logs go to standard error; `MILLRACE_LOG` filters them (`info`, `millrace=debug`, …).
-fn start_log(default: &str) {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MILLRACE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }

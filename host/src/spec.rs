@@ -33,6 +33,7 @@ mod links;
 pub mod model;
 pub(crate) mod parse;
 mod paths;
+pub mod secrets;
 mod substitute;
 pub(crate) mod suggest;
 pub mod transforms;
@@ -87,7 +88,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     let mut draft = parse::file(&doc, &Cursor::root(&doc, root.get_ref()));
     links::check(&doc, &mut draft);
     let parse::Draft { head, plugins, catalogs, schemas, sources, transforms, aggregations, sinks, nodes } = draft;
-    let pipeline = Pipeline {
+    let mut pipeline = Pipeline {
         name: head.name.unwrap_or_default(),
         file,
         parallelism: head.parallelism,
@@ -103,6 +104,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
         transforms,
         aggregations,
         sinks,
+        secrets: secrets::Secrets::default(),
     };
     let outputs: BTreeMap<String, Schema> =
         nodes.into_iter().filter_map(|node| Some((node.name, node.output?))).collect();
@@ -112,6 +114,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     if found.has_errors() {
         return Err(found);
     }
+    pipeline.secrets = secrets::Secrets::new(&pipeline.name, &secrets);
     Ok(Loaded { pipeline, warnings: found, secrets, source, spans })
 }
 

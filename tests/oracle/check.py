@@ -2,7 +2,7 @@
 
     metrics   the campaign table against DuckDB's own aggregation of the events
     events    a raw events table against the dumped topic, as multisets
-    state     the last checkpoint's state files, read by DuckDB, with what the campaign table has already
+    state     the last checkpoint's state files, or a savepoint's, read by DuckDB, with what the campaign table has already
     complete  a raw events table against itself: so many events, no hole in the offsets, nothing twice
     query     a table against a query over the raw events table
     rows      a table, as PyIceberg and as DuckDB read it, against a query over the dumped topic
@@ -15,6 +15,7 @@ Nothing here shares code with Millrace: events are read from JSON lines, tables 
 import argparse
 import glob
 import json
+import os
 import sys
 
 import duckdb
@@ -119,8 +120,13 @@ def state(db, args):
     db.register("source", tables.arrow_or_reader(db, args, args.events_table))
     db.execute("CREATE TABLE events AS SELECT * REPLACE (epoch_ms(timestamp) AS timestamp) FROM source")
     expected.create_metrics(db, args.window_ms)
-    with open(max(glob.glob(f"{args.state}/log/*.json"))) as record:
-        files = json.load(record)["record"]["entry"]["operators"]["metrics"]["files"]
+    if os.path.isfile(f"{args.state}/savepoint.json"):
+        # as the documentation says that people read one
+        files = f"{args.state}/state/metrics/*.parquet"
+    else:
+        with open(max(glob.glob(f"{args.state}/log/*.json"))) as record:
+            files = json.load(record)["record"]["entry"]["operators"]["metrics"]["files"]
+        files = [f"{args.state}/{file['path']}" for file in files]
     # one group may take several rows: their counters are parts, their lists are
     db.execute(
         """
@@ -130,7 +136,7 @@ def state(db, args):
             len(list_distinct(flatten(list("users.values")))) AS unique_users
         FROM read_parquet($1) GROUP BY ALL
         """,
-        [[f"{args.state}/{file['path']}" for file in files]],
+        [files],
     )
     db.register("table_rows", tables.arrow_or_reader(db, args, args.table))
     db.execute("CREATE TABLE closed AS SELECT campaign_id, epoch_ms(window_start) AS window_start FROM table_rows")

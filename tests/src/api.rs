@@ -19,6 +19,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Api {
     address: String,
     pipeline: String,
+    /// the header with the token, as a line; none: empty
+    authorization: String,
 }
 
 impl Api {
@@ -26,7 +28,12 @@ impl Api {
     pub fn of(millrace: &mut Millrace, pipeline: &Pipeline) -> Result<Self> {
         let line = millrace.wait_for_line("api: http://", TIMEOUT)?;
         let address = line.rsplit("http://").next().unwrap_or_default().trim().to_owned();
-        Ok(Self { address, pipeline: pipeline.name.clone() })
+        Ok(Self { address, pipeline: pipeline.name.clone(), authorization: String::new() })
+    }
+
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
+        Self { authorization: format!("Authorization: Bearer {token}\r\n"), ..self }
     }
 
     pub fn url(&self) -> String {
@@ -36,15 +43,22 @@ impl Api {
     /// What is below the pipeline's own path.
     pub fn get(&self, below: &str) -> Result<Value> {
         let path = format!("/api/v1/pipelines/{}{below}", self.pipeline);
-        let mut stream =
-            TcpStream::connect(&self.address).with_context(|| format!("connecting to {}", self.address))?;
+        let (answer, body) = self.whole(&path)?;
+        serde_json::from_str(&body).with_context(|| format!("{path}: {answer}"))
+    }
+
+    /// All of an answer, and its body.
+    pub fn whole(&self, path: &str) -> Result<(String, String)> {
+        let Self { address, authorization, .. } = self;
+        let mut stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).with_context(|| format!("reading {path}"))?;
         let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
         ensure!(head.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-        serde_json::from_str(body).with_context(|| format!("{path}: {answer}"))
+        let body = body.to_owned();
+        Ok((answer, body))
     }
 
     /// Asks for a change below the pipeline's own path. The status, and the answer.
@@ -56,8 +70,9 @@ impl Api {
         let kind = if body.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
         write!(
             stream,
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nX-Millrace: 1\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nX-Millrace: 1\r\n{}{kind}Content-Length: {}\r\nConnection: close\r\n\r\n",
             self.address,
+            self.authorization,
             body.len()
         )?;
         stream.write_all(body)?;

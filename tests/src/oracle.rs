@@ -55,7 +55,7 @@ pub fn ensure_python() -> Result<PathBuf> {
     if let Some(missing) = missing_tool() {
         bail!("{missing}");
     }
-    eprintln!("installing DuckDB and PyIceberg into {} (once)", venv().display());
+    eprintln!("installing DuckDB, PyIceberg and schemathesis into {} (once)", venv().display());
     let run = |command: &mut Command| -> Result<()> {
         let output = command.output().with_context(|| format!("running {command:?}"))?;
         ensure!(
@@ -118,8 +118,16 @@ pub fn counts_match_events_table(pipeline: &Pipeline, table: &str, window_ms: i6
 
 /// DuckDB reads the last checkpoint's state files: with what is in the campaign table, they are all events of the raw table.
 pub fn state_matches_events_table(pipeline: &Pipeline, window_ms: i64) -> Result<()> {
-    let (state, window_ms) = (pipeline.state(), window_ms.to_string());
-    let state = utf8(&state)?;
+    state_in(pipeline, &pipeline.state(), window_ms)
+}
+
+/// The same of a savepoint's folder.
+pub fn savepoint_matches_events_table(pipeline: &Pipeline, folder: &Path, window_ms: i64) -> Result<()> {
+    state_in(pipeline, folder, window_ms)
+}
+
+fn state_in(pipeline: &Pipeline, state: &Path, window_ms: i64) -> Result<()> {
+    let (state, window_ms) = (utf8(state)?, window_ms.to_string());
     check(
         pipeline,
         &["state", "--table", METRICS, "--events-table", EVENTS, "--state", state, "--window-ms", &window_ms],

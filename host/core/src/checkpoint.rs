@@ -127,7 +127,7 @@ pub struct PluginRef {
     pub version: String,
     /// lower-case hex of the component's bytes as they were given
     pub sha256: String,
-    /// the configuration handed to it, canonical JSON
+    /// the configuration handed to it, canonical JSON, with markers in place of secrets
     pub config: String,
     /// what the pipeline file gave when this was taken, where something else runs since a swap: while the file gives the
     /// same, a restart goes on with what ran
@@ -140,7 +140,7 @@ pub struct PluginRef {
 pub struct InFile {
     /// lower-case hex of the file's bytes
     pub sha256: String,
-    /// canonical JSON
+    /// canonical JSON, with markers in place of secrets
     pub config: String,
 }
 

@@ -59,7 +59,7 @@ pub struct Version {
     pub version: String,
     /// lower-case hex of the component's bytes as they were given
     pub sha256: String,
-    /// canonical JSON
+    /// canonical JSON, with markers in place of secrets
     pub config: String,
 }
 

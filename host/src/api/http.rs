@@ -41,7 +41,7 @@ pub struct Request {
     pub authorization: Option<Vec<u8>>,
     pub origin: Option<Vec<u8>>,
     pub content_type: Option<String>,
-    /// `X-Millrace`: no page in a browser can send it to another origin unasked
+    /// `X-Millrace: 1`: no page in a browser can send it to another origin unasked
     pub marked: bool,
     /// `X-Millrace-User`
     pub user: Option<Vec<u8>>,
@@ -287,7 +287,7 @@ fn parse(bytes: &[u8], peer: SocketAddr) -> Result<Option<(Request, usize)>, Res
         authorization: header("authorization").map(<[u8]>::to_vec),
         origin: header("origin").map(<[u8]>::to_vec),
         content_type: text("content-type"),
-        marked: header("x-millrace").is_some_and(|value| !value.trim_ascii().is_empty()),
+        marked: header("x-millrace").is_some_and(|value| value.trim_ascii() == b"1"),
         user: header("x-millrace-user").map(<[u8]>::to_vec),
         peer,
         body: Vec::new(),

@@ -49,6 +49,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         _ => std::env::var(name).ok(),
     };
     let loaded = spec::load(&file, &env).map_err(|e| Failure::Usage(e.render(colour())))?;
+    super::log::never_say(loaded.secrets.iter().cloned());
     let opened = resolve(&loaded, None)?;
     let stop_producer = Arc::new(AtomicBool::new(false));
     let producer = if args.kafka {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use millrace_core::limits::MEMORY_HARD_FACTOR;
 use millrace_core::schema::Schema;
 
-use super::Failure;
+use super::{Failure, log};
 use crate::plugin::artifact::{Artifact, Kind};
 use crate::plugin::builtin::BuiltinFactory;
 use crate::plugin::engine::{Compiler, PluginEngine};
@@ -32,6 +32,7 @@ pub type Substitute<'a> = &'a dyn Fn(&str) -> Option<Arc<dyn AggregatorFactory>>
 
 pub fn load(file: &Path) -> Result<Loaded, Failure> {
     let loaded = spec::load(file, &|name| std::env::var(name).ok()).map_err(|e| Failure::Usage(e.render(colour())))?;
+    log::never_say(loaded.secrets.iter().cloned());
     if !loaded.warnings.is_empty() {
         eprintln!("{}", loaded.warnings.render(colour()));
     }

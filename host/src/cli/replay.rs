@@ -21,6 +21,7 @@ use crate::plugin::{
 use crate::runtime::bisect::{guilty_rows, pick, take, take_input};
 use crate::runtime::message::RunError;
 use crate::sink::json::row_to_json;
+use crate::spec::secrets;
 
 /// The rest is counted only.
 const ROWS_SHOWN_MAX: usize = 20;
@@ -38,6 +39,9 @@ struct Outcome {
 
 pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let capture = Capture::read(&args.file).map_err(Failure::Usage)?;
+    if secrets::has_secrets(&capture.header.config) {
+        eprintln!("note: a capture holds no secrets: the plugin gets {} as its configuration", capture.header.config);
+    }
     let artifact = artifact(&capture, args.plugin.as_deref())?;
     let outcome = replay(&capture, &artifact, args.rows)?;
     match args.format {

@@ -25,6 +25,7 @@ use super::transforms;
 use crate::checkpoint::savepoint::{self, Savepoint};
 use crate::checkpoint::{CheckpointError, CheckpointStore};
 use crate::cli::open::Opened;
+use crate::plugin::StateOrigin;
 use crate::sink::iceberg::Claimed;
 use crate::spec::model::Pipeline;
 
@@ -138,7 +139,8 @@ pub fn judge(
         let node = aggregations.iter().find(|node| *node.name == **operator);
         let (Some(node), Some(state)) = (node, kept.operators.get(operator)) else { continue };
         info!(operator, from = origin.version, "its new plugin is tried on a copy of its state");
-        try_migration(node, files, state, origin)?;
+        let config = pipeline.secrets.unseal_known(&origin.config);
+        try_migration(node, files, state, &StateOrigin { config, ..origin.clone() })?;
     }
     Ok(aggregations)
 }
@@ -152,7 +154,8 @@ pub fn operators(
     let mut operators = transforms::operator_states(&nodes::open_transforms(pipeline, opened)?);
     for node in aggregations {
         let plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
-        operators.insert(node.name.to_string(), operator_state(node, plugin.signature().state.clone()));
+        operators
+            .insert(node.name.to_string(), operator_state(node, plugin.signature().state.clone(), &pipeline.secrets));
     }
     Ok(operators)
 }

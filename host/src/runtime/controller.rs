@@ -32,6 +32,7 @@ use crate::plugin::artifact::{self, Artifact};
 use crate::plugin::{AggregatorFactory, PluginEngine, StateOrigin, WasmFactory};
 use crate::spec::columns;
 use crate::spec::model::{AggregationSpec, Backend, Pipeline};
+use crate::spec::secrets::Secrets;
 
 /// Starts the engine that compiles plugins, once one is needed.
 pub type StartEngine = Box<dyn Fn() -> Result<Arc<PluginEngine>, String> + Send + Sync>;
@@ -65,7 +66,10 @@ struct Node {
 /// A plugin as it runs in an operator.
 #[derive(Clone, Debug)]
 struct Running {
+    /// its configuration without secrets
     plugin: Version,
+    /// with them
+    config: String,
     state: Schema,
     output: Schema,
 }
@@ -78,7 +82,8 @@ impl Controller {
         start_engine: StartEngine,
         savepoint: Option<WriteSavepoint>,
     ) -> Result<Self, String> {
-        let nodes = parts.aggregations.iter().map(|node| Ok((node.name.to_string(), Node::of(node)?)));
+        let nodes =
+            parts.aggregations.iter().map(|node| Ok((node.name.to_string(), Node::of(node, &parts.pipeline.secrets)?)));
         Ok(Self {
             pipeline: parts.pipeline.clone(),
             nodes: nodes.collect::<Result<_, String>>()?,
@@ -163,6 +168,8 @@ impl Controller {
     }
 
     fn refuse(&self, id: u64, reason: String) -> Refused {
+        // a plugin may have said what it was given
+        let reason = self.pipeline.secrets.redact(&reason);
         if let Some(record) = self.history.lock().get_mut(id) {
             record.phase = Phase::Refused;
             record.reason = Some(reason.clone());
@@ -178,7 +185,7 @@ impl Controller {
         Ok(self.engine.get_or_init(|| engine))
     }
 
-    fn begin(&self, request: SwapRequest, is_rollback: bool) -> Result<SwapRecord, Refused> {
+    fn begin(&self, request: SwapRequest, former: Option<String>) -> Result<SwapRecord, Refused> {
         let node = self.node(&request.operator)?;
         if let Backend::Disk { .. } = self.pipeline.state.backend {
             return Err(Refused::Invalid(format!(
@@ -188,9 +195,13 @@ impl Controller {
             )));
         }
         let running = self.running(&request.operator, node);
-        let id = self.reserve(&request.operator, &request.by, running.plugin.clone(), is_rollback)?;
+        let id = self.reserve(&request.operator, &request.by, running.plugin.clone(), former.is_some())?;
         let (operator, shadow) = (request.operator.clone(), request.shadow);
-        match self.prepare(id, request, node, &running) {
+        let config = match former {
+            Some(config) => Ok(config),
+            None => self.configure(&running.config, &request.config),
+        };
+        match config.and_then(|config| self.prepare(id, request, node, &running, config)) {
             Ok(candidate) => {
                 let order = SwapOrder { candidate: Arc::new(candidate), operator, shadow };
                 if self.orders.send(Order::Swap(order)).is_err() {
@@ -202,10 +213,22 @@ impl Controller {
         }
     }
 
+    fn configure(&self, running: &str, changes: &[(String, String)]) -> Result<String, String> {
+        let config = configure(running, changes)?;
+        // what is shown of a configuration can be sent back
+        if changes.is_empty() { Ok(config) } else { self.pipeline.secrets.unseal(&config) }
+    }
+
     /// Everything that can be known of it before it runs.
-    fn prepare(&self, id: u64, request: SwapRequest, node: &Node, running: &Running) -> Result<Candidate, String> {
+    fn prepare(
+        &self,
+        id: u64,
+        request: SwapRequest,
+        node: &Node,
+        running: &Running,
+        config: String,
+    ) -> Result<Candidate, String> {
         let operator = &request.operator;
-        let config = configure(&running.plugin.config, &request.config)?;
         let bytes = match request.bytes {
             Some(bytes) => bytes,
             None => {
@@ -223,7 +246,7 @@ impl Controller {
         if artifact.kind() != artifact::Kind::Aggregation {
             return Err(format!("it is a {} plugin, and `{operator}` needs an aggregation", artifact.kind().name()));
         }
-        if artifact.digest() == running.plugin.sha256 && config == running.plugin.config {
+        if artifact.digest() == running.plugin.sha256 && config == running.config {
             return Err(format!("it is what `{operator}` runs, with the same configuration: there is nothing to do"));
         }
         let spec = self.pipeline.plugins.get(&node.spec.plugin);
@@ -255,13 +278,13 @@ impl Controller {
             name: info.name.clone(),
             version: info.version.clone(),
             sha256: factory.digest().to_owned(),
-            config: config.clone(),
+            config: self.pipeline.secrets.seal(&config),
         };
-        let is_same = signature.state == running.state && config == running.plugin.config;
+        let is_same = signature.state == running.state && config == running.config;
         let origin = (!is_same).then(|| StateOrigin {
             name: running.plugin.name.clone(),
             version: running.plugin.version.clone(),
-            config: running.plugin.config.clone(),
+            config: running.config.clone(),
             state: running.state.clone(),
         });
         if let Some(origin) = &origin {
@@ -279,7 +302,12 @@ impl Controller {
             record.to = to.clone();
             record.state = Some(if origin.is_none() { "taken over" } else { "migrated" }.to_owned());
         }
-        let accepted = Running { plugin: to.clone(), state: signature.state.clone(), output: signature.output.clone() };
+        let accepted = Running {
+            plugin: to.clone(),
+            config: config.clone(),
+            state: signature.state.clone(),
+            output: signature.output.clone(),
+        };
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, accepted);
         info!(operator = %operator, id, name = to.name, version = to.version, sha256 = to.sha256, by = request.by, "swap: checked");
         let key: Vec<Field> = node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect();
@@ -298,7 +326,7 @@ impl Controller {
                 name: to.name,
                 version: to.version,
                 sha256: to.sha256,
-                config: config.clone(),
+                config: to.config,
                 in_file: None,
             },
             state: signature.state,
@@ -352,7 +380,7 @@ impl Control for Controller {
         if request.bytes.is_none() && request.config.is_empty() {
             return Err(Refused::Invalid("neither a plugin nor a configuration: there is nothing to do".to_owned()));
         }
-        self.begin(request, false)
+        self.begin(request, None)
     }
 
     fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused> {
@@ -376,18 +404,17 @@ impl Control for Controller {
         }
         let bytes = self.runtime.block_on(self.store.get_plugin(&last.from.sha256));
         let bytes = bytes.map_err(|e| Refused::Invalid(format!("the former version is not kept any more: {e}")))?;
-        let former: Map<String, Value> = serde_json::from_str(&last.from.config).unwrap_or_default();
-        let config = former.into_iter().map(|(key, value)| (key, value.to_string())).collect();
+        let former = self.pipeline.secrets.unseal(&last.from.config).map_err(Refused::Invalid)?;
         let request = SwapRequest {
             operator: operator.to_owned(),
             bytes: Some(bytes.to_vec()),
             sha256: Some(last.from.sha256.clone()),
-            config,
+            config: Vec::new(),
             replace: true,
             shadow: None,
             by: by.to_owned(),
         };
-        self.begin(request, true)
+        self.begin(request, Some(former))
     }
 
     fn swaps(&self) -> Vec<SwapRecord> {
@@ -417,7 +444,7 @@ impl Control for Controller {
 }
 
 impl Node {
-    fn of(node: &AggregationNode) -> Result<Self, String> {
+    fn of(node: &AggregationNode, secrets: &Secrets) -> Result<Self, String> {
         let info = node.factory.info();
         let instance = node.factory.open(&node.spec.config, &offered_to_plugin(node)).map_err(|e| e.to_string())?;
         let signature = instance.signature();
@@ -425,13 +452,14 @@ impl Node {
             name: info.name.clone(),
             version: info.version.clone(),
             sha256: node.factory.digest().to_owned(),
-            config: node.spec.config.clone(),
+            config: secrets.seal(&node.spec.config),
         };
+        let config = node.spec.config.clone();
         Ok(Self {
             spec: node.spec.clone(),
             input: node.input.clone(),
             output: node.output.clone(),
-            first: Running { plugin, state: signature.state.clone(), output: signature.output.clone() },
+            first: Running { plugin, config, state: signature.state.clone(), output: signature.output.clone() },
         })
     }
 }

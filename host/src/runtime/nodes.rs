@@ -140,7 +140,7 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         clock,
         runtime: runtime.clone(),
         stats,
-        history: SharedHistory::default(),
+        history: SharedHistory::new(pipeline.secrets.clone()),
     })
 }
 

@@ -206,7 +206,8 @@ pub fn make(
     let migrate = |operator: &str, state: &OperatorState, origin: &StateOrigin| {
         let node = nodes.iter().find(|node| &*node.name == operator);
         let (Some(node), Some((_, reader))) = (node, &found) else { return Ok(()) };
-        try_migration(node, reader, state, origin)
+        let config = pipeline.secrets.unseal_known(&origin.config);
+        try_migration(node, reader, state, &StateOrigin { config, ..origin.clone() })
     };
     let nothing = Checkpoint::default();
     let checkpoint = found.as_ref().map_or(&nothing, |(checkpoint, _)| checkpoint);

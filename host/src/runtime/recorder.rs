@@ -18,11 +18,13 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::plugin::limits::PluginLimits;
 use crate::plugin::{Info, PluginError, Rejected, StateChunk, Wanted, WindowUs};
 use crate::spec::model::{Location, Pipeline};
+use crate::spec::secrets::Secrets;
 
 /// Writes the captures of one node's plugin.
 pub struct Recorder {
     captures: Arc<Captures>,
     header: Header,
+    secrets: Secrets,
 }
 
 /// Looks up where a row of a call came from.
@@ -78,9 +80,10 @@ impl Recorder {
             result_bytes_max: limits.result_bytes_max,
             capabilities: limits.capabilities,
         };
-        let header =
-            Header::new(recorded.kind, &pipeline.name, recorded.node, plugin, recorded.config, recorded.offered);
-        Some(Self { captures: Arc::clone(captures), header })
+        let secrets = pipeline.secrets.clone();
+        let config = secrets.seal(recorded.config);
+        let header = Header::new(recorded.kind, &pipeline.name, recorded.node, plugin, &config, recorded.offered);
+        Some(Self { captures: Arc::clone(captures), header, secrets })
     }
 
     /// Writes the capture. Returns the command that runs the call again; nothing that goes wrong here stops the pipeline.
@@ -115,14 +118,14 @@ impl Recorder {
         };
         let guilty = (0_u32..).zip(guilty).map(|(index, r)| Guilty {
             row: if only_guilty { index } else { r.row },
-            reason: r.reason.clone(),
+            reason: self.secrets.redact(&r.reason),
             place: place(r.row),
         });
         let header = Header {
             written_at_ms: SystemClock.now_ms(),
             call: call.to_owned(),
-            error: failed.error.to_string(),
-            guest_log: guest_log.to_vec(),
+            error: self.secrets.redact(&failed.error.to_string()),
+            guest_log: guest_log.iter().map(|line| self.secrets.redact(line)).collect(),
             rows: failed.slots.len(),
             only_guilty,
             guilty: guilty.collect(),

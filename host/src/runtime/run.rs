@@ -51,6 +51,7 @@ use crate::sink::{SinkCommitter, SinkWriter};
 use crate::source::{Connector, Waker};
 use crate::spec::columns;
 use crate::spec::model::{AggregationSpec, Backend, Below, EmitSpec, Pipeline, SourceSpec, Start, WindowSpec};
+use crate::spec::secrets::Secrets;
 
 /// A source, ready to be read.
 pub struct SourceNode {
@@ -149,7 +150,11 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         operators: operators.iter().map(|(n, o)| (n.as_str(), o)).collect(),
         sinks: parts.sinks.iter().map(|s| &*s.name).collect(),
     };
-    let restore::Reconciled { notes, migrations } = restore::reconcile(&mut checkpoint, &wanted, &options.drop_state)?;
+    let restore::Reconciled { notes, mut migrations } =
+        restore::reconcile(&mut checkpoint, &wanted, &options.drop_state)?;
+    for origin in migrations.values_mut() {
+        origin.config = parts.pipeline.secrets.unseal_known(&origin.config);
+    }
     for note in notes {
         info!("{note}");
     }
@@ -425,7 +430,7 @@ fn aggregate_task(
             name: node.factory.info().name.clone(),
             version: node.factory.info().version.clone(),
             sha256: node.factory.digest().to_owned(),
-            config: node.spec.config.clone(),
+            config: parts.pipeline.secrets.seal(&node.spec.config),
         }));
     }
     AggregateTask {
@@ -528,13 +533,13 @@ fn operator_states(parts: &Parts, plugins: &[Vec<Box<dyn Aggregator>>]) -> BTree
     nodes
         .map(|(node, instances)| {
             let state = instances.first().map(|p| p.signature().state.clone()).unwrap_or_default();
-            (node.name.to_string(), operator_state(node, state))
+            (node.name.to_string(), operator_state(node, state, &parts.pipeline.secrets))
         })
         .collect()
 }
 
 /// The operator as a checkpoint would have it; `state`: its plugin's columns.
-pub(super) fn operator_state(node: &AggregationNode, state: Schema) -> OperatorState {
+pub(super) fn operator_state(node: &AggregationNode, state: Schema, secrets: &Secrets) -> OperatorState {
     let info = node.factory.info();
     OperatorState {
         key: node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect(),
@@ -543,7 +548,7 @@ pub(super) fn operator_state(node: &AggregationNode, state: Schema) -> OperatorS
             name: info.name.clone(),
             version: info.version.clone(),
             sha256: node.factory.digest().to_owned(),
-            config: node.spec.config.clone(),
+            config: secrets.seal(&node.spec.config),
             in_file: node.in_file.clone(),
         }),
         state,

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use super::message::{Exchanged, RunError, TaskId};
 use super::versions::{Candidate, VersionId};
+use crate::spec::secrets::Secrets;
 
 /// Checkpoints at which the tasks may disagree, one after the other, before the run is ended.
 const DISAGREEMENTS_MAX: u32 = 3;
@@ -85,9 +86,15 @@ pub struct SharedHistory {
     history: Arc<Mutex<History>>,
     /// the coordinator is there, and takes orders
     is_open: Arc<AtomicBool>,
+    /// that reasons may hold: plugins say what they like
+    secrets: Secrets,
 }
 
 impl SharedHistory {
+    pub fn new(secrets: Secrets) -> Self {
+        Self { secrets, ..Self::default() }
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
     }
@@ -108,6 +115,7 @@ impl SharedHistory {
     fn update(&self, id: u64, change: impl FnOnce(&mut SwapRecord)) {
         if let Some(record) = self.lock().get_mut(id) {
             change(record);
+            record.reason = record.reason.take().map(|reason| self.secrets.redact(&reason));
         }
     }
 }

@@ -17,7 +17,9 @@ use crate::spec::model::Pipeline;
 /// What an operator runs in place of what the file gives.
 pub struct Ran {
     pub factory: Arc<dyn AggregatorFactory>,
+    /// with its secrets
     pub config: String,
+    /// without
     pub in_file: InFile,
 }
 
@@ -36,7 +38,7 @@ pub fn find(
             continue;
         };
         let given = opened.factories.get(&spec.plugin).map(|factory| factory.digest());
-        if given != Some(in_file.sha256.as_str()) || spec.config != in_file.config {
+        if given != Some(in_file.sha256.as_str()) || pipeline.secrets.seal(&spec.config) != in_file.config {
             info!(
                 operator = %name,
                 ran = %short(&plugin.sha256),
@@ -45,6 +47,7 @@ pub fn find(
             continue;
         }
         let failed = |why: String| RunError::Spec(lost(name, plugin, &why));
+        let config = pipeline.secrets.unseal(&plugin.config).map_err(failed)?;
         let bytes = files.plugin(&plugin.sha256).map_err(failed)?;
         let artifact = Artifact::from_bytes(&spec.plugin, bytes.to_vec(), None).map_err(|e| failed(e.to_string()))?;
         let limits = pipeline.plugins.get(&spec.plugin).map(|spec| spec.limits(pipeline.memory_share_bytes()));
@@ -60,7 +63,7 @@ pub fn find(
             sha256 = plugin.sha256,
             "it goes on with the plugin that was swapped in; the one of the pipeline file runs once the file changes"
         );
-        let ran = Ran { factory: Arc::new(factory), config: plugin.config.clone(), in_file: in_file.clone() };
+        let ran = Ran { factory: Arc::new(factory), config, in_file: in_file.clone() };
         found.insert(name.clone(), ran);
     }
     Ok(found)

@@ -10,6 +10,7 @@ use millrace_core::schema::Schema;
 
 use crate::plugin::builtin::Aggregate;
 use crate::plugin::{Capabilities, PluginLimits};
+use crate::spec::secrets::Secrets;
 
 /// Names to nodes, in the order of the file.
 pub type Named<T> = Vec<(String, T)>;
@@ -32,6 +33,8 @@ pub struct Pipeline {
     pub transforms: Named<TransformSpec>,
     pub aggregations: Named<AggregationSpec>,
     pub sinks: Named<SinkSpec>,
+    /// what of all this must not be shown or kept
+    pub secrets: Secrets,
 }
 
 /// What windows and watermarks go by.

@@ -13,6 +13,8 @@
 //! | `incompatible` | 3.0.0 | one more state column, `score`, and nothing that says what it was before |
 //! | `trap_first` | 1.0.3 | panics at its first row |
 //! | `trap_later` | 1.0.4 | panics after [`TRAPS_AFTER`] rows |
+//! | `salted`, `salted_2` | 1.1.0, 1.1.1 | options: `salt`, `pin` |
+//! | `told` | 1.1.2 | the same, and panics at its first group with a message that holds them |
 //! | `endless` | 1.0.5 | never comes back from its first row |
 //!
 //! The input is `event_type` (string) and `revenue` (double?); the state impressions, clicks, conversions (long) and revenue
@@ -30,6 +32,7 @@ pub const TRAPS_AFTER: u64 = 10_000;
 ///     state: { #[state(default)] others: i64 },      // more state, added up when merged
 ///     output: { events: i64 = |counts| … },          // more columns to give
 ///     update: |counts, event| { … },                 // done for each row, before it is counted
+///     options: { salt: String } |options| { … },     // done for each new group
 /// }
 /// ```
 #[macro_export]
@@ -40,9 +43,17 @@ macro_rules! swap_counts {
         $(, state: { $($(#[$meta:meta])* $state:ident: $state_type:ty),* })?
         $(, output: { $($output:ident: $output_type:ty = |$given:ident| $value:expr),* })?
         $(, update: |$counts:ident, $event:ident| $update:block)?
+        $(, options: { $($option:ident: $option_type:ty),* } |$options:ident| $new:block)?
         $(,)?
     ) => {
         use millrace_plugin::prelude::*;
+
+        $(
+            #[derive(Config)]
+            pub struct Options {
+                $($option: $option_type,)*
+            }
+        )?
 
         #[derive(Input)]
         pub struct Event<'a> {
@@ -74,6 +85,14 @@ macro_rules! swap_counts {
         impl Aggregation for Counts {
             type Input<'a> = Event<'a>;
             type Output = Report;
+            $(
+                type Config = Options;
+
+                fn new($options: &Options) -> Self {
+                    let () = $new;
+                    Self::default()
+                }
+            )?
 
             fn update(&mut self, event: Event<'_>) {
                 $(

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use millrace_tests::api::Api;
 use millrace_tests::events::Random;
 use millrace_tests::millrace::Millrace;
 use millrace_tests::oracle;
@@ -109,6 +110,25 @@ fn duckdb_reads_the_state_of_open_windows() -> Result<()> {
     // and a later run closes them
     Millrace::run_to_end(&file, MINUTE)?.ok()?;
     oracle::metrics_match_events_table(&pipeline, 1_000)
+}
+
+/// What is in the campaign table and what is in a savepoint's open windows are together all events of the raw table: a savepoint is
+/// complete when its command says so, and any Parquet reader reads it.
+#[test]
+fn duckdb_reads_a_savepoint_of_a_running_pipeline() -> Result<()> {
+    let scratch = Scratch::new("savepoint-state")?;
+    let mut pipeline = generator(&scratch);
+    pipeline.source = pipeline.source.replace("rate = 20_000", "rate = \"unlimited\"");
+    pipeline.window = "1s".to_owned();
+    let mut millrace = Millrace::run(&pipeline.write()?, &[], &[])?;
+    let api = Api::of(&mut millrace, &pipeline)?;
+    api.wait_for_rows(&mut millrace, "metrics", i64::try_from(COUNT)?)?;
+    let folder = scratch.path().join("monday");
+    let asked = serde_json::json!({ "folder": folder }).to_string();
+    let (status, answer) = api.post("/savepoints", "application/json", asked.as_bytes())?;
+    ensure!(status == 201, "{status}: {answer}");
+    millrace.kill()?;
+    oracle::savepoint_matches_events_table(&pipeline, &folder, 1_000)
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //!
 //! `cargo xtask test` builds the program first and runs all of this; `kafka::…` is left out where there is no Java.
 
+mod fuzzed;
 mod kafka;
 mod local;
 mod plugin;
+mod secrets;
 mod transforms;

@@ -348,5 +348,6 @@ fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
         transforms: Vec::new(),
         aggregations: Vec::new(),
         sinks: sinks.iter().map(named).collect(),
+        secrets: Default::default(),
     }
 }
