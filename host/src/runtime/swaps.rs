@@ -25,6 +25,9 @@ use super::message::{Exchanged, RunError, TaskId};
 use super::versions::{Candidate, VersionId};
 use crate::spec::secrets::Secrets;
 
+#[cfg(test)]
+mod tests;
+
 /// Checkpoints at which the tasks may disagree, one after the other, before the run is ended.
 const DISAGREEMENTS_MAX: u32 = 3;
 
@@ -494,6 +497,13 @@ impl Swaps {
             Stage::Sealing { number: at } if at == number && version == id => {
                 let reason = under_way.reason.clone();
                 self.end(Phase::Done, reason);
+                Ok(stands)
+            }
+            // the former version was gone before it could take over again, in every task
+            Stage::RollingBack { number: at } if at == number && version == id => {
+                let asked = under_way.reason.clone().unwrap_or_default();
+                let reason = format!("there was no way back ({asked}): the former version runs no more");
+                self.end(Phase::Done, Some(reason));
                 Ok(stands)
             }
             // at a barrier for it, or because every task has fallen back by itself
