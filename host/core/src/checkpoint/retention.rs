@@ -1,13 +1,14 @@
 //! What of the log and of the state files may be deleted.
 //!
 //! Kept are so many of the newest usable checkpoints, the one that the run goes on from, every one whose own commit is not
-//! confirmed yet, and savepoints. A state file lives as long as a kept checkpoint refers to it. The newest record of
+//! confirmed yet, those at which a swap took place that is still in its probation, and savepoints. A state file lives as long as a kept checkpoint refers to it. The newest record of
 //! the log is never deleted, so numbers are never reused, and a writer that was overtaken always finds a newer number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::versions;
 use crate::checkpoint::{LogRecord, Reason};
+use crate::swap::Phase;
 
 /// How much is to be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +81,18 @@ pub fn decide_retention(
         .rev()
         .take(keep.checkpoints.max(1))
         .collect();
+    let on_probation: BTreeSet<u64> = checkpoints()
+        .next_back()
+        .into_iter()
+        .flat_map(|(_, newest)| newest.swaps.iter().filter(|swap| swap.phase == Phase::Probation))
+        .filter_map(|swap| swap.checkpoint)
+        .collect();
     for (number, checkpoint) in checkpoints() {
-        if in_use == Some(number) || unconfirmed(number, checkpoint) || checkpoint.reason == Reason::Savepoint {
+        if in_use == Some(number)
+            || unconfirmed(number, checkpoint)
+            || on_probation.contains(&number)
+            || checkpoint.reason == Reason::Savepoint
+        {
             kept.insert(number);
         }
     }
@@ -125,6 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::swap::{History, SwapRecord};
 
     fn newest(checkpoints: usize) -> Keep {
         Keep { checkpoints, versions: 3 }
@@ -232,6 +244,23 @@ mod tests {
         let r = decide_retention(&log, &none(), &none(), Some(4), newest(1), &[("s".to_owned(), 2)].into());
         assert_eq!(r.kept, [3, 4].into());
         assert_eq!(r.delete_files, ["a".to_owned()].into());
+    }
+
+    #[test]
+    fn the_barrier_of_a_swap_is_kept_through_its_probation() {
+        let with = |number: u64, phase: Phase| {
+            let mut swaps = History::default();
+            swaps.push(SwapRecord { id: 1, phase, checkpoint: Some(3), ..SwapRecord::default() });
+            record(number, Entry::Checkpoint(Checkpoint { swaps, ..Checkpoint::default() }))
+        };
+        let before = [checkpoint(2, &["a"], 0, &[]), checkpoint(3, &["b"], 0, &[]), with(4, Phase::Probation)];
+        for (phase, kept) in [(Phase::Probation, vec![3, 5]), (Phase::Done, vec![5]), (Phase::RolledBack, vec![5])] {
+            let mut log = before.to_vec();
+            log.push(with(5, phase));
+            let r = decide_retention(&log, &none(), &none(), Some(5), newest(1), &BTreeMap::new());
+            assert_eq!(r.kept, kept.into_iter().collect(), "{phase:?}");
+            assert_eq!(r.delete_files.contains("b"), phase != Phase::Probation);
+        }
     }
 
     #[test]
