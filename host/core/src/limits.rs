@@ -25,8 +25,8 @@ pub const PLUGIN_COMBINES_PER_CALL_MAX: usize = 256;
 /// Groups from which it is judged whether folding one into another makes it larger.
 pub const STATE_SAMPLE_GROUPS: usize = 64;
 
-/// Bytes of state that one export call should return.
-pub const STATE_CHUNK_BYTES: u64 = 8 << 20;
+/// Bytes of state that one export call should return: what a call writes should still be in the caches when the host takes it.
+pub const STATE_CHUNK_BYTES: u64 = 2 << 20;
 
 /// Part of `memory_limit` in which the aggregation tasks together keep inputs since the last export, to bring a failed plugin
 /// instance back.
