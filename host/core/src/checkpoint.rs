@@ -115,10 +115,23 @@ pub struct OperatorState {
     /// the plugin's own state columns
     pub state: Schema,
     pub files: Vec<StateFile>,
+    /// the version of the plugin before, with the windows that it ends
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
     pub late_dropped: u64,
     /// by key groups, how far results had been given: tasks may differ
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reached: Vec<Reached>,
+}
+
+/// A version of a plugin that another one has followed: it ends the windows that began before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Draining {
+    pub plugin: PluginRef,
+    /// its state columns: those of files that hold [`Holds::Draining`]
+    pub state: Schema,
+    /// windows that start before are its own
+    pub before_ms: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +164,8 @@ pub enum Holds {
     /// groups: the plugin's state columns
     #[default]
     State,
+    /// groups of the version that ends its windows: its own state columns
+    Draining,
     /// what has been given of each group whose result can still change: `revision`, `present`, `changed`, `last_event`
     Ledger,
 }
@@ -175,6 +190,11 @@ impl BucketId {
     /// What is in memory.
     pub fn state(start_ms: i64) -> Self {
         Self { holds: Holds::State, start_ms, part: 0 }
+    }
+
+    /// Of the version that ends its windows.
+    pub fn draining(start_ms: i64) -> Self {
+        Self { holds: Holds::Draining, start_ms, part: 0 }
     }
 
     pub fn ledger(start_ms: i64) -> Self {

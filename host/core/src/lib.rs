@@ -20,6 +20,7 @@
 //! | [`panes`] | tumbling and sliding windows: which open, close, expire, which groups have changed since |
 //! | [`partials`] | what consecutive sliding windows share |
 //! | [`sessions`] | session windows and the global one, a group at a time |
+//! | [`cut`] | whose windows are whose where one version of a plugin follows another |
 //! | [`windower`] | any kind of window behind one face |
 //! | [`seen`] | which keys have been seen lately: deduplication |
 //! | [`barrier`] | aligned checkpoints: which input may be read on |
@@ -32,6 +33,7 @@ pub mod barrier;
 pub mod batch;
 pub mod checkpoint;
 pub mod commit;
+pub mod cut;
 pub mod due;
 pub mod groups;
 pub mod idleness;

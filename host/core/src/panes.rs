@@ -325,6 +325,11 @@ impl Panes {
         self.shares = Some(shares);
     }
 
+    /// As if there had been no sample.
+    pub fn forget_shares(&mut self) {
+        self.shares = None;
+    }
+
     /// The groups of a window from what consecutive windows share.
     fn fold(&mut self, plan: Plan) -> Result<Due, TooManyGroups> {
         let window = self.slicing.window(plan.start_ms);

@@ -2,7 +2,7 @@
 //! the history that people read.
 //!
 //! ```text
-//!   preparing ─▶ attaching ─▶ warming ─▶ [shadowing] ─▶ exchanging ─▶ probation ─▶ done
+//!   preparing ─▶ attaching ─▶ warming ─▶ [shadowing] ─▶ exchanging ─▶ probation ─▶ [draining] ─▶ done
 //!       │            └───────────┴──────────┴──────────────┴─▶ failed │    └─▶ rolled_back
 //!       └─▶ refused                         └─▶ discarded ◀───────────┘
 //! ```
@@ -29,6 +29,8 @@ pub enum Phase {
     Exchanging,
     /// it runs; the old version goes on as a shadow, ready to take over again
     Probation,
+    /// it runs for good, and the old version still ends the windows that began before
+    Draining,
     /// it runs for good
     Done,
     /// it did not pass the checks; nothing has changed
@@ -48,7 +50,7 @@ impl Phase {
 
     /// The new version gives the results.
     pub fn is_active(self) -> bool {
-        matches!(self, Self::Probation | Self::Done)
+        matches!(self, Self::Probation | Self::Draining | Self::Done)
     }
 }
 
@@ -78,7 +80,7 @@ pub struct SwapRecord {
     pub is_rollback: bool,
     pub from: Version,
     pub to: Version,
-    /// how the state came over: `taken over`, `migrated`
+    /// how the state came over: `taken over`, `migrated`, `drained`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// why it was refused, has failed, was discarded or rolled back
@@ -94,6 +96,9 @@ pub struct SwapRecord {
     pub exchanged_at_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probation_until_ms: Option<i64>,
+    /// windows that start before end with the old version
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drains_before_ms: Option<i64>,
     /// shadow: when the comparison ends
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow_until_ms: Option<i64>,

@@ -138,6 +138,14 @@ impl Slicing {
         self.window(self.slide_start(pane.start_ms))
     }
 
+    /// The window that ends first among those with this pane.
+    #[inline]
+    pub fn first_window(&self, pane: Window) -> Window {
+        let last = self.last_window(pane);
+        let before = last.end_ms.saturating_sub(pane.end_ms) / self.slide_ms;
+        self.window(last.start_ms.saturating_sub(before.saturating_mul(self.slide_ms)))
+    }
+
     /// All windows with this pane, the last one first.
     pub fn windows(&self, pane: Window) -> impl Iterator<Item = Window> + use<> {
         let (last, this) = (self.last_window(pane), *self);

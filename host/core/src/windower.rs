@@ -109,6 +109,13 @@ impl Windower {
         }
     }
 
+    /// Another version of the plugin: whether it shares is to be found out anew.
+    pub fn forget_shares(&mut self) {
+        if let Self::Panes(panes) = self {
+            panes.forget_shares();
+        }
+    }
+
     /// The plugin instance has been exchanged: see [`Panes::without_partials`].
     pub fn without_partials(&mut self, due: Option<&mut Due>) -> Vec<u32> {
         match self {

@@ -91,7 +91,11 @@ pub fn rollback(control: &dyn Control, caller: &Caller, operator: &str, request:
     if request.has_body() {
         return refusal(400, "no body is expected here");
     }
-    match control.rollback(operator, &caller.by) {
+    let drain = match parameters::rollback(request.query.as_deref().unwrap_or_default()) {
+        Ok(drain) => drain,
+        Err(message) => return refusal(400, &message),
+    };
+    match control.rollback(operator, drain, &caller.by) {
         Ok(record) => caller.accepted("rollback", Some(&record.to.sha256), &record),
         Err(why) => caller.refused("rollback", Some(operator), None, &why),
     }

@@ -77,6 +77,7 @@ impl Tally {
 
 fn outcome(phase: Phase) -> &'static str {
     match phase {
+        Phase::Draining => "draining",
         Phase::Done => "done",
         Phase::Refused => "refused",
         Phase::Failed => "failed",

@@ -12,8 +12,8 @@ use crate::spec::parse_duration_ms;
 /// Characters of a savepoint's folder.
 const FOLDER_MAX: usize = 4_096;
 
-const EXPECTED: &str =
-    "expected are sha256, config.KEY=VALUE, replace=true, shadow=10m, promote_if_equal=true, tolerance=0.001";
+const EXPECTED: &str = "expected are sha256, config.KEY=VALUE, replace=true, drain=true, shadow=10m, promote_if_equal=true, \
+     tolerance=0.001";
 
 /// A swap of `operator`, without the bytes and who asks.
 pub fn swap(operator: &str, query: &str) -> Result<SwapRequest, String> {
@@ -31,6 +31,7 @@ pub fn swap(operator: &str, query: &str) -> Result<SwapRequest, String> {
         match name.as_ref() {
             "sha256" => request.sha256 = Some(digest(&value)?),
             "replace" => request.replace = yes_or_no("replace", &value)?,
+            "drain" => request.drain = yes_or_no("drain", &value)?,
             "shadow" => duration = Some(shadow(&value)?),
             "promote_if_equal" => promote_if_equal = Some(yes_or_no("promote_if_equal", &value)?),
             "tolerance" => tolerance = Some(relative(&value)?),
@@ -51,6 +52,19 @@ pub fn swap(operator: &str, query: &str) -> Result<SwapRequest, String> {
         None => None,
     };
     Ok(request)
+}
+
+/// Whether the version that runs ends the windows that began before.
+pub fn rollback(query: &str) -> Result<bool, String> {
+    let mut drain = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match name.as_ref() {
+            "drain" if drain.is_none() => drain = Some(yes_or_no("drain", &value)?),
+            "drain" => return Err("`drain` is given twice".to_owned()),
+            other => return Err(format!("there is no parameter `{other}`: expected is drain=true")),
+        }
+    }
+    Ok(drain.unwrap_or_default())
 }
 
 pub fn savepoint(body: &[u8]) -> Result<String, String> {
@@ -97,7 +111,7 @@ mod tests {
     fn everything_that_can_be_said_of_a_swap() {
         let sha256 = "0A".repeat(32);
         let query = format!(
-            "sha256={sha256}&config.unique_users=hll&config.a%20b=%3D%26%2B&replace=true&shadow=10m&\
+            "sha256={sha256}&config.unique_users=hll&config.a%20b=%3D%26%2B&replace=true&drain=true&shadow=10m&\
              promote_if_equal=true&tolerance=0.001"
         );
         let request = swap("metrics", &query).unwrap();
@@ -105,7 +119,7 @@ mod tests {
         assert_eq!(request.sha256.as_deref(), Some("0a".repeat(32).as_str()));
         let config = [("unique_users", "hll"), ("a b", "=&+")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(request.config, config);
-        assert!(request.replace);
+        assert!(request.replace && request.drain);
         let shadow = Shadow { duration: Duration::from_secs(600), promote_if_equal: true, tolerance: 0.001 };
         assert_eq!(request.shadow, Some(shadow));
         assert_eq!(swap("metrics", "").unwrap().shadow, None);
@@ -119,6 +133,7 @@ mod tests {
             ("config.a=1&config.a=2", "twice"),
             ("sha256=abc", "64 hexadecimal"),
             ("replace=yes", "`true` or `false`"),
+            ("drain=yes", "`true` or `false`"),
             ("shadow=0s", "no duration"),
             ("shadow=10", "no duration"),
             ("promote_if_equal=true", "needs `shadow`"),
@@ -130,6 +145,12 @@ mod tests {
             let message = swap("metrics", query).unwrap_err();
             assert!(message.contains(says), "{query}: {message}");
         }
+        for (query, says) in
+            [("drain=1", "`true` or"), ("drain=true&drain=true", "twice"), ("replace=true", "no parameter")]
+        {
+            assert!(rollback(query).unwrap_err().contains(says), "{query}");
+        }
+        assert_eq!([rollback(""), rollback("drain=true"), rollback("drain=false")], [Ok(false), Ok(true), Ok(false)]);
         for body in ["", "[]", "{}", r#"{"folder": 1}"#, r#"{"folder": "/a", "b": 1}"#, r#"{"folder": "a/b"}"#] {
             assert!(savepoint(body.as_bytes()).unwrap_err().contains("/an/absolute/path"), "{body}");
         }

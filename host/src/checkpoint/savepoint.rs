@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   <folder>/state/<operator>/*.parquet     key, window, the plugin's state columns
+//!           /draining/<operator>/*.parquet the same, of the version that ends its windows: its own columns
 //!           /ledger/<operator>/*.parquet    what has been given of each group whose result can still change
 //!           /sinks/<sink>/*.parquet         what the sink's writer knows
 //!           /plugins/<sha256>.wasm          what the operators ran
@@ -18,7 +19,7 @@ use std::path::{Component, Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
-use millrace_core::checkpoint::{Checkpoint, Holds, Reason, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Holds, PluginRef, Reason, StateFile};
 use serde::{Deserialize, Serialize};
 
 use super::log::sha256_hex;
@@ -114,7 +115,7 @@ async fn fill(
         folder.write(&path, &bytes)?;
         file.path = path;
     }
-    for plugin in checkpoint.operators.values().filter_map(|operator| operator.plugin.as_ref()) {
+    for plugin in plugins(&checkpoint) {
         // what is built in, or native, has no bytes
         if let Some(bytes) = store.kept_plugin(&plugin.sha256).await? {
             folder.write(&format!("plugins/{}.wasm", plugin.sha256), &bytes)?;
@@ -131,12 +132,21 @@ async fn fill(
     folder.finish(&seal(&record).map_err(|e| folder.failed("writing savepoint.json", &e))?)
 }
 
+/// Every plugin that has state in it.
+fn plugins(checkpoint: &Checkpoint) -> impl Iterator<Item = &PluginRef> {
+    checkpoint
+        .operators
+        .values()
+        .flat_map(|operator| operator.plugin.iter().chain(operator.draining.as_ref().map(|draining| &draining.plugin)))
+}
+
 /// Every file that a checkpoint refers to: the folder that it belongs to, the operator or sink, the file.
 fn files_mut(checkpoint: &mut Checkpoint) -> impl Iterator<Item = (&'static str, &str, &mut StateFile)> {
     let of_operators = checkpoint.operators.iter_mut().flat_map(|(name, operator)| {
         operator.files.iter_mut().map(move |file| {
             let kind = match file.holds {
                 Holds::State => "state",
+                Holds::Draining => "draining",
                 Holds::Ledger => "ledger",
             };
             (kind, name.as_str(), file)
@@ -205,7 +215,7 @@ impl Savepoint {
             file.path = store.upload_file(number, node, bytes).await?;
             file.written_by = number;
         }
-        for plugin in checkpoint.operators.values().filter_map(|operator| operator.plugin.as_ref()) {
+        for plugin in plugins(&checkpoint) {
             let file = format!("plugins/{}.wasm", plugin.sha256);
             match fs::read(self.folder.join(&file)) {
                 Ok(bytes) => store.put_plugin(&plugin.sha256, bytes.into()).await?,

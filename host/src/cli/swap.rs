@@ -36,6 +36,9 @@ pub struct SwapArgs {
     /// relative differences within it are none
     #[arg(long, requires = "promote_if_equal")]
     pub tolerance: Option<f64>,
+    /// it gets no state: the running version ends the windows that are open, this one begins with the next
+    #[arg(long)]
+    pub drain: bool,
     /// a plugin of another name is meant
     #[arg(long)]
     pub replace: bool,
@@ -60,7 +63,7 @@ impl SwapArgs {
             parameters.push((format!("config.{key}"), value.to_owned()));
         }
         parameters.extend(self.shadow.iter().map(|shadow| ("shadow".to_owned(), shadow.clone())));
-        let flags = [("promote_if_equal", self.promote_if_equal), ("replace", self.replace)];
+        let flags = [("promote_if_equal", self.promote_if_equal), ("replace", self.replace), ("drain", self.drain)];
         parameters
             .extend(flags.iter().filter(|(_, set)| *set).map(|(name, _)| ((*name).to_owned(), "true".to_owned())));
         parameters.extend(self.tolerance.map(|tolerance| ("tolerance".to_owned(), tolerance.to_string())));
@@ -186,6 +189,7 @@ fn phase(record: &SwapRecord) -> String {
         Phase::Shadowing => "running beside the old version",
         Phase::Exchanging => "waiting for the barrier at which the two change places",
         Phase::Probation => "it runs; the old version goes on as a shadow",
+        Phase::Draining => "it runs; the old version ends the windows that began before",
         Phase::Done => "it runs",
         Phase::Refused => "refused",
         Phase::Failed => "failed",
@@ -220,6 +224,10 @@ fn text(record: &SwapRecord, reach: &Reach) -> String {
         lines.extend(value.map(|value| format!("  {name:<11}{value}")));
     };
     line("state", record.state.clone());
+    if let Some(ms) = record.drains_before_ms {
+        let what = if record.phase.is_over() { "ended" } else { "ends" };
+        line("windows", Some(format!("the old version {what} those that began before {} UTC", words::time(ms, ms))));
+    }
     line("pause", record.pause_us.map(|us| format!("{}.{:03} ms", us / 1_000, us % 1_000)));
     line("checkpoint", record.checkpoint.map(|n| n.to_string()));
     line("reason", record.reason.clone());

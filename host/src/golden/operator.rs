@@ -225,7 +225,7 @@ impl Operator {
 fn reopen(node: &AggregationNode) -> OpenInstance {
     let (factory, config): (Arc<dyn AggregatorFactory>, _) = (Arc::clone(&node.factory), node.spec.config.clone());
     let offered = offered_to_plugin(node);
-    Box::new(move || factory.open(&config, &offered))
+    Arc::new(move || factory.open(&config, &offered))
 }
 
 fn spawn<T: Send + 'static>(quiet: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, RunError> {

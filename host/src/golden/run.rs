@@ -66,6 +66,7 @@ impl Subject {
                     input,
                     output,
                     in_file: None,
+                    drains: None,
                 };
                 Ok(Self { node, signature })
             }

@@ -41,14 +41,14 @@ use log::{Log, Told, Whereabouts};
 const STATE_GROWTH_SLACK_BYTES: u64 = 1_024;
 
 /// Makes a fresh instance of the operator's plugin.
-pub type OpenInstance = Box<dyn Fn() -> Result<Box<dyn Aggregator>, PluginError> + Send>;
+pub type OpenInstance = Arc<dyn Fn() -> Result<Box<dyn Aggregator>, PluginError> + Send + Sync>;
 
 pub struct Accumulator {
     node: Arc<str>,
     open: OpenInstance,
     plugin: Box<dyn Aggregator>,
     stats: Arc<NodeStats>,
-    recorder: Option<Recorder>,
+    recorder: Option<Arc<Recorder>>,
     consecutive_limit: u64,
     /// failures since the last `update` that went well at once
     failures: u64,
@@ -98,7 +98,7 @@ impl Accumulator {
             open,
             plugin,
             stats,
-            recorder,
+            recorder: recorder.map(Arc::new),
             consecutive_limit,
             failures: 0,
             total_slots: 0,
@@ -112,6 +112,23 @@ impl Accumulator {
             strict: false,
             gauges: Arc::default(),
         }
+    }
+
+    /// Another instance of the same plugin, empty.
+    pub fn twin(&self) -> Result<Self, RunError> {
+        let mut twin = Self::new(
+            Arc::clone(&self.node),
+            (self.open)()?,
+            Arc::clone(&self.open),
+            self.kept_bytes_max,
+            Arc::clone(&self.stats),
+            None,
+            self.consecutive_limit,
+        );
+        twin.recorder.clone_from(&self.recorder);
+        twin.set_gauges(PluginGauges::of(self.gauges.of.clone()));
+        twin.grow(self.total_slots);
+        Ok(twin)
     }
 
     /// Where it writes what it takes.
@@ -351,6 +368,12 @@ impl Accumulator {
             }
             Ok(output)
         })
+    }
+
+    /// It learns of slots that no row of its own has gone into.
+    pub fn learn(&mut self) -> Result<(), RunError> {
+        let none = no_state(&*self.plugin);
+        self.call(Asked::of(&[]), |plugin, total| plugin.merge(&none, &[], total))
     }
 
     pub fn reset(&mut self, slots: &[u32]) -> Result<(), RunError> {

@@ -21,6 +21,8 @@ pub struct SwapRequest {
     pub replace: bool,
     /// none: it takes over as soon as it has the state
     pub shadow: Option<Shadow>,
+    /// it gets no state: the version that runs ends the windows that began before
+    pub drain: bool,
     /// who asks, for the log and the history
     pub by: String,
 }
@@ -59,7 +61,8 @@ pub trait Control: Send + Sync {
 
     /// Goes back to the version that ran before: in probation the roles are exchanged at the next barrier; after it, it is
     /// a swap back.
-    fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused>;
+    /// `drain`: see [`SwapRequest`]; in probation it makes no difference.
+    fn rollback(&self, operator: &str, drain: bool, by: &str) -> Result<SwapRecord, Refused>;
 
     /// The last swaps, oldest first.
     fn swaps(&self) -> Vec<SwapRecord>;

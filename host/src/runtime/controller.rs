@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tracing::info;
 
+use super::accumulator::OpenInstance;
 use super::aggregate_task::InputColumn;
 use super::control::{Control, Refused, SwapRequest};
 use super::coordinator::Order;
@@ -24,14 +25,15 @@ use super::recorder::{Recorded, Recorder};
 use super::run::{AggregationNode, Parts, offered_to_plugin};
 use super::swaps::{SharedHistory, SwapOrder};
 use super::versions::shadow::Comparison;
-use super::versions::{Candidate, OpenShared, refused};
+use super::versions::{Candidate, refused};
+use crate::api::words;
 use crate::capture::{Captures, Kind};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::plugin::artifact::{self, Artifact};
 use crate::plugin::{AggregatorFactory, PluginEngine, StateOrigin, WasmFactory};
 use crate::spec::columns;
-use crate::spec::model::{AggregationSpec, Backend, Pipeline};
+use crate::spec::model::{AggregationSpec, Backend, Pipeline, WindowSpec};
 use crate::spec::secrets::Secrets;
 
 /// Starts the engine that compiles plugins, once one is needed.
@@ -140,7 +142,28 @@ impl Controller {
             return Err(Refused::Conflict("the run is starting or ending: nothing can be changed now".to_owned()));
         }
         let mut history = self.history.lock();
-        let busy = history.iter().rev().find(|r| !r.phase.is_over() && r.phase != Phase::Probation);
+        let draining = history.iter().rev().find(|r| {
+            // in probation, too, and it would be ended
+            let is_draining =
+                r.phase == Phase::Draining || (r.phase == Phase::Probation && r.drains_before_ms.is_some());
+            r.operator == operator && is_draining
+        });
+        if let Some(draining) = draining {
+            let before_ms = draining.drains_before_ms.unwrap_or_default();
+            return Err(Refused::Conflict(format!(
+                "since swap {} the former version of `{operator}` ends the windows that began before {} UTC: another version can \
+                 follow when it has ended them\nhint: `millrace status {}` shows when it has{}",
+                draining.id,
+                words::time(before_ms, before_ms),
+                self.pipeline.name,
+                match draining.phase {
+                    Phase::Probation => "; until its probation ends, `millrace rollback` takes the new version back",
+                    _ => "",
+                }
+            )));
+        }
+        let is_busy = |r: &&SwapRecord| !r.phase.is_over() && !matches!(r.phase, Phase::Probation | Phase::Draining);
+        let busy = history.iter().rev().find(is_busy);
         if let Some(busy) = busy {
             return Err(Refused::Conflict(format!(
                 "swap {} of `{}` is under way ({}): one at a time\nhint: `millrace status {}` shows how far it is",
@@ -192,6 +215,14 @@ impl Controller {
                 "with `backend = \"disk\"` a plugin is replaced at a start\nhint: change the file, then `millrace stop {0}` and \
                  `millrace run {0}`: nothing is lost in between",
                 self.pipeline.file.display()
+            )));
+        }
+        if request.drain && matches!(node.spec.window, WindowSpec::Session { .. } | WindowSpec::Global) {
+            return Err(Refused::Invalid(format!(
+                "only windows of a fixed size can be ended by the former version: a new event may join any session of `{}`, and \
+                 the global window never ends\nhint: without `--drain` the new version takes the state over, or makes its own of \
+                 it (`migrate`)",
+                request.operator
             )));
         }
         let running = self.running(&request.operator, node);
@@ -281,7 +312,7 @@ impl Controller {
             config: self.pipeline.secrets.seal(&config),
         };
         let is_same = signature.state == running.state && config == running.config;
-        let origin = (!is_same).then(|| StateOrigin {
+        let origin = (!is_same && !request.drain).then(|| StateOrigin {
             name: running.plugin.name.clone(),
             version: running.plugin.version.clone(),
             config: running.config.clone(),
@@ -292,7 +323,7 @@ impl Controller {
                 origin.state.fields.iter().map(|f| new_empty_array(&f.data_type.to_arrow())).collect();
             let migrated = instance.migrate(origin, &none).map_err(|e| e.to_string())?;
             if migrated.is_none() {
-                return Err(format!("{}{}", refused(origin, &signature.state), self.choices(operator)));
+                return Err(format!("{}{}", refused(origin, &signature.state), self.choices(operator, node)));
             }
         }
         drop(instance);
@@ -300,7 +331,12 @@ impl Controller {
         kept.map_err(|e| e.to_string())?;
         if let Some(record) = self.history.lock().get_mut(id) {
             record.to = to.clone();
-            record.state = Some(if origin.is_none() { "taken over" } else { "migrated" }.to_owned());
+            let state = match (request.drain, &origin) {
+                (true, _) => "drained",
+                (false, None) => "taken over",
+                (false, Some(_)) => "migrated",
+            };
+            record.state = Some(state.to_owned());
         }
         let accepted = Running {
             plugin: to.clone(),
@@ -316,7 +352,7 @@ impl Controller {
             .map(|shadow| Comparison::new(key, running.output.clone(), signature.output.clone(), shadow.tolerance));
         let wanted = columns::wanted_columns(&node.input, &node.spec.columns, &signature.input);
         let input = wanted.map(|(index, field)| InputColumn { index, field: field.clone() }).collect();
-        let open: OpenShared = {
+        let open: OpenInstance = {
             let (factory, config, offered) = (Arc::clone(&factory), config.clone(), offered.clone());
             Arc::new(move || factory.open(&config, &offered))
         };
@@ -334,6 +370,7 @@ impl Controller {
             recorder: self.recorder(operator, node, factory, config, offered),
             input,
             origin,
+            drains: request.drain,
             comparison,
             is_over: Arc::new(AtomicBool::new(false)),
         })
@@ -365,12 +402,19 @@ impl Controller {
     }
 
     /// What can be done instead where the state cannot be taken over.
-    fn choices(&self, operator: &str) -> String {
+    fn choices(&self, operator: &str, node: &Node) -> String {
         let file = self.pipeline.file.display();
+        let drain = match node.spec.window {
+            WindowSpec::Session { .. } | WindowSpec::Global => "",
+            _ => {
+                "\n  - let the running version end the windows that are open, and this one begin with the next: the same command \
+                 with `--drain`"
+            }
+        };
         format!(
-            "\nhint: let it take the old state (`migrate`; in the SDK `#[state(default)]` on a new field, `#[migrate(from = …)]` for \
-             the rest), or give up the state of the open windows: change the file, `millrace stop {file}`, \
-             `millrace run {file} --drop-state {operator}`"
+            "\nchoices:\n  - let it take the old state: `migrate`; in the SDK `#[state(default)]` on a new field, \
+             `#[migrate(from = …)]` for the rest{drain}\n  - give up the state of the open windows: change the file, \
+             `millrace stop {file}`, `millrace run {file} --drop-state {operator}`"
         )
     }
 }
@@ -383,7 +427,7 @@ impl Control for Controller {
         self.begin(request, None)
     }
 
-    fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused> {
+    fn rollback(&self, operator: &str, drain: bool, by: &str) -> Result<SwapRecord, Refused> {
         self.node(operator)?;
         let last = {
             let history = self.history.lock();
@@ -412,6 +456,7 @@ impl Control for Controller {
             config: Vec::new(),
             replace: true,
             shadow: None,
+            drain,
             by: by.to_owned(),
         };
         self.begin(request, Some(former))
@@ -509,6 +554,7 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Shadowing => "shadowing",
         Phase::Exchanging => "exchanging",
         Phase::Probation => "probation",
+        Phase::Draining => "draining",
         Phase::Done => "done",
         Phase::Refused => "refused",
         Phase::Failed => "failed",

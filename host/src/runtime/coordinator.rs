@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use super::message::{Event, OperatorPart, Part, RunError, TaskId};
 use super::source_task::Command;
 use super::stats::RunStats;
-use super::swaps::{Changed, SwapOrder, Swaps, Verdict};
+use super::swaps::{Answer, Changed, SwapOrder, Swaps, Verdict};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::sink::{Prepared, SinkCommitter};
@@ -363,16 +363,22 @@ impl Coordinator {
         queues: &BTreeMap<String, tokio::sync::mpsc::UnboundedSender<Committable>>,
     ) -> Result<Option<InFlight>, RunError> {
         let answer = |(task, part): &(TaskId, Part)| match part {
-            Part::Operator(part) => Some((task.node.to_string(), part.version, part.exchanged.clone())),
+            Part::Operator(part) => Some(Answer {
+                operator: task.node.to_string(),
+                version: part.version,
+                exchanged: part.exchanged.clone(),
+                last_bucket_ms: part.last_bucket_ms,
+                is_draining: part.is_draining,
+            }),
             _ => None,
         };
-        let answers = f.parts.iter().filter_map(answer).collect();
-        let (changed, record) = match self.swaps.judge(f.number, answers, self.clock.now_ms())? {
-            Verdict::Stands { changed, record } => (changed, record),
+        let answers: Vec<Answer> = f.parts.iter().filter_map(answer).collect();
+        let (changed, records) = match self.swaps.judge(f.number, &answers, self.clock.now_ms())? {
+            Verdict::Stands { changed, records } => (changed, records),
             Verdict::Again => return self.again(f).map(Some),
         };
-        if let Some(changed) = changed {
-            self.change(*changed);
+        for changed in changed {
+            self.change(changed);
         }
         let mut next = Checkpoint {
             reason: f.reason,
@@ -381,10 +387,10 @@ impl Coordinator {
             swaps: self.swaps.history.snapshot(),
             ..Checkpoint::default()
         };
-        if let Some(record) = &record
-            && let Some(place) = next.swaps.get_mut(record.id)
-        {
-            *place = SwapRecord::clone(record);
+        for record in &records {
+            if let Some(place) = next.swaps.get_mut(record.id) {
+                *place = SwapRecord::clone(record);
+            }
         }
         let mut prepared: BTreeMap<String, Prepared> = std::mem::take(&mut self.carried);
         let has_carried = !prepared.is_empty();
@@ -459,8 +465,8 @@ impl Coordinator {
         self.runtime.block_on(self.log.publish(f.number, &next))?;
         failpoint::hit(failpoint::CHECKPOINT_AFTER_DURABLE);
         self.next_number = f.number + 1;
-        if let Some(record) = record {
-            self.swaps.show(*record);
+        for record in records {
+            self.swaps.show(record);
         }
         for (sink, state) in &next.sinks {
             for committable in state.pending.iter().filter(|c| c.checkpoint == f.number) {
@@ -503,17 +509,25 @@ impl Coordinator {
 
     /// Another version of a plugin runs from this checkpoint on.
     fn change(&mut self, changed: Changed) {
-        let digest = changed.state.plugin.as_ref().map(|plugin| plugin.sha256.clone());
-        if let (Some(digest), Some(before)) = (digest, self.operators.get(&changed.operator)) {
+        let Changed { operator, state } = changed;
+        let Some(state) = state else {
+            info!(operator, "the former version of the plugin has ended its last window");
+            if let Some(state) = self.operators.get_mut(&operator) {
+                state.draining = None;
+            }
+            return;
+        };
+        let digest = state.plugin.as_ref().map(|plugin| plugin.sha256.clone());
+        if let (Some(digest), Some(before)) = (digest, self.operators.get(&operator)) {
             let before = before.plugin.as_ref().map(|plugin| plugin.sha256.clone()).unwrap_or_default();
-            info!(operator = changed.operator, before, after = digest, "another version of the plugin runs");
+            info!(operator, before, after = digest, "another version of the plugin runs");
             for sink in self.sinks.values_mut() {
-                if let Some(of) = sink.plugins.get_mut(&changed.operator) {
+                if let Some(of) = sink.plugins.get_mut(&operator) {
                     of.clone_from(&digest);
                 }
             }
         }
-        self.operators.insert(changed.operator, changed.state);
+        self.operators.insert(operator, state);
     }
 
     fn operator_part(&mut self, next: &mut Checkpoint, task: TaskId, part: OperatorPart) {

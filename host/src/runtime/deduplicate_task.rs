@@ -171,6 +171,8 @@ impl DeduplicateTask {
             late_dropped: 0,
             version: 0,
             exchanged: None,
+            last_bucket_ms: None,
+            is_draining: false,
         };
         self.uploader.submit(export, self.events.clone());
         Ok(self.broadcast(&Message::Barrier(barrier)))

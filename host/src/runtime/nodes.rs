@@ -197,15 +197,23 @@ pub(super) fn open_aggregations(
     opened: &Opened,
     restored: Option<(&Checkpoint, &dyn Files)>,
 ) -> Result<Vec<AggregationNode>, RunError> {
-    let mut ran = match restored {
-        Some((checkpoint, files)) => what_ran::find(pipeline, opened, checkpoint, files)?,
-        None => BTreeMap::new(),
+    let (mut ran, mut drains) = match restored {
+        Some((checkpoint, files)) => {
+            let mut engine = None;
+            let ran = what_ran::find(pipeline, opened, checkpoint, files, &mut engine)?;
+            (ran, what_ran::find_draining(pipeline, opened, checkpoint, files, &mut engine)?)
+        }
+        None => Default::default(),
     };
     let (input, output) = (&opened.resolved.input, &opened.resolved.output);
     let of = |schemas: &BTreeMap<String, Schema>, name: &str| schemas.get(name).cloned().unwrap_or_default();
     let nodes = pipeline.aggregations.iter();
     nodes
-        .map(|(name, spec)| open_aggregation(name, spec, opened, ran.remove(name), of(input, name), of(output, name)))
+        .map(|(name, spec)| {
+            let ran = ran.remove(name);
+            let node = open_aggregation(name, spec, opened, ran, of(input, name), of(output, name))?;
+            Ok(AggregationNode { drains: drains.remove(name), ..node })
+        })
         .collect()
 }
 
@@ -246,14 +254,16 @@ fn open_aggregation(
 ) -> Result<AggregationNode, RunError> {
     if let Some(Ran { factory, config, in_file }) = ran {
         let spec = AggregationSpec { config, ..spec.clone() };
-        return Ok(AggregationNode { name: Arc::from(name), spec, factory, in_file: Some(in_file), input, output });
+        let name = Arc::from(name);
+        return Ok(AggregationNode { name, spec, factory, in_file: Some(in_file), drains: None, input, output });
     }
     let factory = opened
         .factories
         .get(&spec.plugin)
         .cloned()
         .ok_or_else(|| RunError::Internal(format!("plugin `{}` was not opened", spec.plugin)))?;
-    Ok(AggregationNode { name: Arc::from(name), spec: spec.clone(), factory, in_file: None, input, output })
+    let (name, spec) = (Arc::from(name), spec.clone());
+    Ok(AggregationNode { name, spec, factory, in_file: None, drains: None, input, output })
 }
 
 fn open_sink(
@@ -534,6 +544,8 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
         late_dropped: export.late_dropped,
         version: export.version,
         exchanged: export.exchanged,
+        last_bucket_ms: export.last_bucket_ms,
+        is_draining: export.is_draining,
     });
     Ok(Event::Acknowledged { task: export.task, checkpoint: export.checkpoint, part })
 }

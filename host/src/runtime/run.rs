@@ -13,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use millrace_core::checkpoint::{Checkpoint, Holds, InFile, OperatorState, PluginRef, SinkState};
 use millrace_core::commit::Fence;
+use millrace_core::cut::Cut;
 use millrace_core::due::Policy;
 use millrace_core::key;
 use millrace_core::limits::KEPT_INPUTS_SHARE;
@@ -37,11 +38,12 @@ use super::recorder::{Recorded, Recorder};
 use super::restore::{self, Wanted};
 use super::sink_task::SinkTask;
 use super::sources::{self, Shared};
-use super::stats::{RunStats, UNKNOWN};
+use super::stats::{NodeStats, RunStats, UNKNOWN};
 use super::status::PluginGauges;
 use super::swaps::{self, Desk, SharedHistory, Swaps};
 use super::transforms::{self, TransformNode};
 use super::versions::Versions;
+use super::versions::draining::Draining;
 use crate::capture::{Captures, Kind};
 use crate::clock::Clock;
 use crate::decode::Decoder;
@@ -68,8 +70,19 @@ pub struct AggregationNode {
     pub factory: Arc<dyn AggregatorFactory>,
     /// what the pipeline file gives, where something else runs since a swap
     pub in_file: Option<InFile>,
+    /// the version before, where it still ends windows
+    pub drains: Option<Drains>,
     pub input: Schema,
     pub output: Schema,
+}
+
+/// A version that ends the windows that began before another one followed it.
+#[derive(Clone)]
+pub struct Drains {
+    pub factory: Arc<dyn AggregatorFactory>,
+    /// with its secrets
+    pub config: String,
+    pub before_ms: i64,
 }
 
 /// Opens the writer of a task.
@@ -161,6 +174,11 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
     for (operator, origin) in &migrations {
         info!(operator, from = origin.version, "state is migrated by its new plugin");
     }
+    for (name, operator) in &mut operators {
+        operator.draining = checkpoint.operators.get(name).and_then(|operator| operator.draining.clone());
+    }
+    let draining = operators.iter().filter(|(_, operator)| operator.draining.is_some());
+    let draining: BTreeSet<String> = draining.map(|(name, _)| name.clone()).collect();
     claim_tables(&parts, &mut checkpoint)?;
     failpoint::hit(failpoint::CLAIM_AFTER);
 
@@ -189,7 +207,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
 
     let desks: BTreeMap<String, Arc<Desk>> =
         parts.aggregations.iter().map(|node| (node.name.to_string(), Arc::default())).collect();
-    *parts.history.lock() = swaps::restored(std::mem::take(&mut checkpoint.swaps));
+    *parts.history.lock() = swaps::restored(std::mem::take(&mut checkpoint.swaps), &checkpoint.operators);
     let captures = Arc::new(Captures::new(parts.pipeline.errors.captures.clone()));
     let mut files: BTreeMap<TaskId, read_state::Windows> = BTreeMap::new();
     for (node, instances) in parts.aggregations.iter().zip(plugins) {
@@ -219,7 +237,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
                 &captures,
                 options.observer.clone(),
                 state.watermark_ms,
-            );
+            )?;
             if let Backend::Disk { path } = &parts.pipeline.state.backend {
                 let name = format!("{}-{}", node.name, task);
                 let folder = path.join(&parts.pipeline.name);
@@ -287,7 +305,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         parts.sources.iter().map(|s| (Arc::clone(&s.name), Arc::clone(&s.connector))).collect();
     let spec = &parts.pipeline.checkpoint;
     let probation = Duration::from_millis(parts.pipeline.swap.probation_ms);
-    let swaps = Swaps::new(desks, &all_tasks, parts.history.clone(), probation);
+    let swaps = Swaps::new(desks, &all_tasks, parts.history.clone(), probation, draining);
     let coordinator = Coordinator {
         log: Arc::clone(&parts.log),
         runtime: parts.runtime.clone(),
@@ -398,42 +416,26 @@ fn aggregate_task(
     captures: &Arc<Captures>,
     observer: Option<ResultObserver>,
     restored_ms: Option<i64>,
-) -> AggregateTask {
+) -> Result<AggregateTask, RunError> {
     let stats = parts.stats.node(&node.name);
     let status = parts.stats.status.operator(&node.name, graph.senders(&node.name, id.task), restored_ms);
     let input = input_columns(node, &*plugin);
-    let recorded = Recorded {
-        kind: Kind::Aggregation,
-        node: &node.name,
-        plugin: &node.spec.plugin,
-        info: node.factory.info(),
-        digest: node.factory.digest(),
-        limits: node.factory.limits(),
-        config: &node.spec.config,
-        offered: &offered_to_plugin(node),
-    };
-    let recorder = Recorder::new(captures, &parts.pipeline, &recorded);
-    let (factory, config, offered) = (Arc::clone(&node.factory), node.spec.config.clone(), offered_to_plugin(node));
-    let open: OpenInstance = Box::new(move || factory.open(&config, &offered));
     let kept_bytes_max = kept_inputs_bytes(parts.pipeline.state.memory_limit_bytes, parts.aggregations.len() * tasks);
-    let mut accumulator = Accumulator::new(
-        Arc::clone(&node.name),
-        plugin,
-        open,
-        kept_bytes_max,
-        Arc::clone(&stats),
-        recorder,
-        node.spec.consecutive_limit,
-    );
-    if node.spec.aggregates.is_empty() {
-        accumulator.set_gauges(PluginGauges::of(Version {
-            name: node.factory.info().name.clone(),
-            version: node.factory.info().version.clone(),
-            sha256: node.factory.digest().to_owned(),
-            config: parts.pipeline.secrets.seal(&node.spec.config),
-        }));
-    }
-    AggregateTask {
+    let build = Build { parts, node, captures, kept_bytes_max, stats: &stats };
+    let draining = node.drains.as_ref().and_then(|drains| match windows(&node.spec) {
+        Windows::Sliced(slicing) => Some((drains, Cut::new(slicing, drains.before_ms))),
+        Windows::Session { .. } | Windows::Global { .. } => None,
+    });
+    let draining = draining.map(|(drains, cut)| {
+        let plugin = drains.factory.open(&drains.config, &offered_to_plugin(node))?;
+        let input = input_columns(node, &*plugin);
+        Ok::<_, RunError>(Draining::new(cut, build.accumulator(&drains.factory, &drains.config, plugin), input))
+    });
+    let draining = draining.transpose()?;
+    let accumulator = build.accumulator(&node.factory, &node.spec.config, plugin);
+    let slot = parts.stats.status.plugin(&node.name);
+    let versions = Versions::new(id.clone(), events.clone(), accumulator, input, slot).with_draining(draining);
+    Ok(AggregateTask {
         id: id.clone(),
         inbox: Inbox::new(graph.inputs(&node.name, id.task)),
         outputs: graph.outputs(&node.name, id.task),
@@ -447,7 +449,7 @@ fn aggregate_task(
             Arc::clone(&stats),
         ),
         events: events.clone(),
-        plugin: Versions::new(id.clone(), events.clone(), accumulator, input, parts.stats.status.plugin(&node.name)),
+        plugin: versions,
         desk,
         kept_bytes_max,
         consecutive_limit: node.spec.consecutive_limit,
@@ -469,6 +471,54 @@ fn aggregate_task(
         ),
         spill: None,
         observer,
+    })
+}
+
+/// What the accumulators of one task have in common.
+struct Build<'a> {
+    parts: &'a Parts,
+    node: &'a AggregationNode,
+    captures: &'a Arc<Captures>,
+    kept_bytes_max: usize,
+    stats: &'a Arc<NodeStats>,
+}
+
+impl Build<'_> {
+    fn accumulator(
+        &self,
+        factory: &Arc<dyn AggregatorFactory>,
+        config: &str,
+        plugin: Box<dyn Aggregator>,
+    ) -> Accumulator {
+        let (parts, node) = (self.parts, self.node);
+        let offered = offered_to_plugin(node);
+        let recorded = Recorded {
+            kind: Kind::Aggregation,
+            node: &node.name,
+            plugin: &node.spec.plugin,
+            info: factory.info(),
+            digest: factory.digest(),
+            limits: factory.limits(),
+            config,
+            offered: &offered,
+        };
+        let recorder = Recorder::new(self.captures, &parts.pipeline, &recorded);
+        let open: OpenInstance = {
+            let (factory, config) = (Arc::clone(factory), config.to_owned());
+            Arc::new(move || factory.open(&config, &offered))
+        };
+        let (stats, limit) = (Arc::clone(self.stats), node.spec.consecutive_limit);
+        let mut accumulator =
+            Accumulator::new(Arc::clone(&node.name), plugin, open, self.kept_bytes_max, stats, recorder, limit);
+        if node.spec.aggregates.is_empty() {
+            accumulator.set_gauges(PluginGauges::of(Version {
+                name: factory.info().name.clone(),
+                version: factory.info().version.clone(),
+                sha256: factory.digest().to_owned(),
+                config: parts.pipeline.secrets.seal(config),
+            }));
+        }
+        accumulator
     }
 }
 

@@ -9,6 +9,10 @@
 //!                                                        barrier: seal ─▶ done, the former one goes
 //! ```
 //!
+//! A version that gets no state takes over the windows that begin after the cut, which is behind all windows that any
+//! task had when the version was put beside the active one. The former one ends the others, and the swap is over with the
+//! last of them.
+//!
 //! A task may fall back by itself, so at a barrier tasks may have different versions. A checkpoint of that would be of no
 //! use: what the tasks have handed in is kept, all are told to exchange back, and the same checkpoint is taken once more.
 
@@ -17,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use millrace_core::checkpoint::{InFile, OperatorState, PluginRef};
+use millrace_core::checkpoint::{Draining, InFile, OperatorState, PluginRef};
 use millrace_core::swap::{CorrectedWindow, Corrections, History, Phase, SwapRecord};
 use tracing::{info, warn};
 
@@ -45,6 +49,8 @@ pub enum TaskOrder {
         keep: Option<Arc<AtomicBool>>,
         /// what has not changed since it was copied is as it was exported
         same_state: bool,
+        /// the former one ends the windows that begin before
+        drains_before_ms: Option<i64>,
     },
     /// do not fall back by yourself any more
     Seal,
@@ -142,6 +148,8 @@ pub struct Swaps {
     disagreements: u32,
     /// by operator, the version that all of its tasks run
     versions: BTreeMap<String, VersionId>,
+    /// operators in which a former version still ends its windows, and the swap that followed it
+    draining: BTreeMap<String, u64>,
 }
 
 struct UnderWay {
@@ -152,6 +160,8 @@ struct UnderWay {
     former: OperatorState,
     former_version: VersionId,
     former_is_over: Arc<AtomicBool>,
+    /// the last bucket that a version which gets no state knows nothing of, in any task
+    last_bucket_ms: Option<i64>,
     /// in some task the new version has failed, and the former one runs
     is_falling: bool,
     /// in some task the former version runs no more
@@ -190,33 +200,59 @@ enum Stage {
 /// What a checkpoint at which a version has taken over changes in what the next ones say.
 pub struct Changed {
     pub operator: String,
-    pub state: OperatorState,
+    /// none: the former version has ended its last window
+    pub state: Option<OperatorState>,
+}
+
+/// What a task's part of a checkpoint says of its versions.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    pub operator: String,
+    pub version: VersionId,
+    pub exchanged: Option<Exchanged>,
+    pub last_bucket_ms: Option<i64>,
+    pub is_draining: bool,
 }
 
 /// What becomes of a checkpoint that all tasks have acknowledged.
 pub enum Verdict {
-    /// it stands; the record is to be in it, and shown once it is durable
-    Stands { changed: Option<Box<Changed>>, record: Option<Box<SwapRecord>> },
+    /// it stands; the records are to be in it, and shown once it is durable
+    Stands { changed: Vec<Changed>, records: Vec<SwapRecord> },
     /// the tasks of an operator do not run the same version
     Again,
 }
 
 impl Swaps {
+    /// `draining`: operators in which a former version still ends its windows.
     pub fn new(
         desks: BTreeMap<String, Arc<Desk>>,
         tasks: &BTreeSet<TaskId>,
         history: SharedHistory,
         probation: Duration,
+        draining: BTreeSet<String>,
     ) -> Self {
         let mut of: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
         for task in tasks.iter().filter(|task| desks.contains_key(&*task.node)) {
             of.entry(task.node.to_string()).or_default().insert(task.task);
         }
         let versions = desks.keys().map(|operator| (operator.clone(), 0)).collect();
-        Self { desks, tasks: of, history, under_way: None, next: None, probation, disagreements: 0, versions }
+        let draining = draining.into_iter().map(|operator| {
+            let of = |record: &&SwapRecord| record.operator == operator && record.phase == Phase::Draining;
+            let record = history.lock().iter().rev().find(of).map_or(0, |record| record.id);
+            (operator, record)
+        });
+        let draining = draining.collect();
+        Self { desks, tasks: of, history, under_way: None, next: None, probation, disagreements: 0, versions, draining }
     }
 
     pub fn request(&mut self, order: SwapOrder) {
+        if self.draining.contains_key(&order.operator) {
+            self.history.update(order.candidate.id, |record| {
+                record.phase = Phase::Failed;
+                record.reason = Some("the version before still ends its windows: one at a time".to_owned());
+            });
+            return;
+        }
         if let Some(under_way) = &mut self.under_way {
             // whoever swaps again is content with the last one
             if let Stage::Probation { until } = &mut under_way.stage {
@@ -243,6 +279,7 @@ impl Swaps {
             former: OperatorState::default(),
             former_version,
             former_is_over: Arc::default(),
+            last_bucket_ms: None,
             is_falling: false,
             is_former_lost: false,
             reason: None,
@@ -394,7 +431,8 @@ impl Swaps {
     pub fn at_barrier(&mut self, number: u64, operators: &BTreeMap<String, OperatorState>) {
         let Some(under_way) = &mut self.under_way else { return };
         let Some(desk) = self.desks.get(&under_way.order.operator) else { return };
-        let back = TaskOrder::Exchange { to: under_way.former_version, keep: None, same_state: false };
+        let back =
+            TaskOrder::Exchange { to: under_way.former_version, keep: None, same_state: false, drains_before_ms: None };
         match under_way.stage {
             Stage::Requested => {
                 under_way.former = operators.get(&under_way.order.operator).cloned().unwrap_or_default();
@@ -405,7 +443,9 @@ impl Swaps {
                 let order = TaskOrder::Exchange {
                     to: under_way.order.candidate.id,
                     keep: Some(Arc::clone(&under_way.former_is_over)),
-                    same_state: under_way.order.candidate.origin.is_none(),
+                    same_state: under_way.order.candidate.origin.is_none() && !under_way.order.candidate.drains,
+                    // windows begin at different times: none does so between the last one and the next instant
+                    drains_before_ms: under_way.last_bucket_ms.map(|last_ms| last_ms.saturating_add(1)),
                 };
                 desk.put(number, order);
                 under_way.stage = Stage::Exchanging { number };
@@ -423,18 +463,34 @@ impl Swaps {
         }
     }
 
-    /// All tasks have acknowledged. `answers`: operator, version and exchange of each of its tasks.
-    pub fn judge(
-        &mut self,
-        number: u64,
-        answers: Vec<(String, VersionId, Option<Exchanged>)>,
-        now_ms: i64,
-    ) -> Result<Verdict, RunError> {
-        let stands = Verdict::Stands { changed: None, record: None };
+    /// All tasks have acknowledged; their answers.
+    pub fn judge(&mut self, number: u64, answers: &[Answer], now_ms: i64) -> Result<Verdict, RunError> {
+        let mut verdict = self.judge_swap(number, answers, now_ms)?;
+        if let Verdict::Stands { changed, records } = &mut verdict {
+            self.end_draining(answers, changed, records);
+        }
+        Ok(verdict)
+    }
+
+    /// Of former versions that have ended their last window in every task.
+    fn end_draining(&mut self, answers: &[Answer], changed: &mut Vec<Changed>, records: &mut Vec<SwapRecord>) {
+        let is_over = |operator: &String| !answers.iter().any(|a| a.operator == *operator && a.is_draining);
+        let over: Vec<String> = self.draining.keys().filter(|operator| is_over(operator)).cloned().collect();
+        for operator in over {
+            let record = self.draining.remove(&operator).and_then(|id| self.history.lock().get(id).cloned());
+            // in probation it may be rolled back still
+            let record = record.filter(|record| record.phase == Phase::Draining);
+            records.extend(record.map(|record| SwapRecord { phase: Phase::Done, ..record }));
+            changed.push(Changed { operator, state: None });
+        }
+    }
+
+    fn judge_swap(&mut self, number: u64, answers: &[Answer], now_ms: i64) -> Result<Verdict, RunError> {
+        let stands = Verdict::Stands { changed: Vec::new(), records: Vec::new() };
         let Some(under_way) = &mut self.under_way else { return Ok(stands) };
         let operator = under_way.order.operator.clone();
-        let of: Vec<_> = answers.into_iter().filter(|(name, _, _)| *name == operator).collect();
-        let versions: BTreeSet<VersionId> = of.iter().map(|(_, version, _)| *version).collect();
+        let of: Vec<&Answer> = answers.iter().filter(|answer| answer.operator == operator).collect();
+        let versions: BTreeSet<VersionId> = of.iter().map(|answer| answer.version).collect();
         let [version] = versions.into_iter().collect::<Vec<_>>()[..] else {
             if of.is_empty() {
                 return Ok(stands);
@@ -453,10 +509,12 @@ impl Swaps {
         self.disagreements = 0;
         let id = under_way.order.candidate.id;
         let record = self.history.lock().get(id).cloned().unwrap_or_default();
-        let exchanged: Vec<Exchanged> = of.into_iter().filter_map(|(_, _, exchanged)| exchanged).collect();
+        let exchanged: Vec<Exchanged> = of.iter().filter_map(|answer| answer.exchanged.clone()).collect();
+        let is_draining = of.iter().any(|answer| answer.is_draining);
         match under_way.stage {
             Stage::Attaching { number: at } if at == number => {
                 under_way.stage = Stage::Warming;
+                under_way.last_bucket_ms = of.iter().filter_map(|answer| answer.last_bucket_ms).max();
                 self.history.update(id, |record| {
                     if !record.phase.is_over() {
                         record.phase = Phase::Warming;
@@ -469,9 +527,21 @@ impl Swaps {
                 under_way.stage = Stage::Probation { until: Instant::now() + self.probation };
                 self.versions.insert(operator.clone(), version);
                 let candidate = &under_way.order.candidate;
+                let drains_before_ms = under_way.last_bucket_ms.map(|last_ms| last_ms.saturating_add(1));
+                let drains_before_ms = drains_before_ms.filter(|_| is_draining);
+                let former = under_way.former.plugin.clone().zip(drains_before_ms);
+                let draining = former.map(|(plugin, before_ms)| Draining {
+                    plugin: PluginRef { in_file: None, ..plugin },
+                    state: under_way.former.state.clone(),
+                    before_ms,
+                });
+                if draining.is_some() {
+                    self.draining.insert(operator.clone(), id);
+                }
                 let state = OperatorState {
                     plugin: Some(in_place_of(&under_way.former, &candidate.plugin)),
                     state: candidate.state.clone(),
+                    draining,
                     ..under_way.former.clone()
                 };
                 let probation_ms = i64::try_from(self.probation.as_millis()).unwrap_or(i64::MAX);
@@ -481,12 +551,10 @@ impl Swaps {
                     pause_us: Some(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX)),
                     exchanged_at_ms: Some(now_ms),
                     probation_until_ms: Some(now_ms.saturating_add(probation_ms)),
+                    drains_before_ms,
                     ..record
                 };
-                Ok(Verdict::Stands {
-                    changed: Some(Box::new(Changed { operator, state })),
-                    record: Some(Box::new(record)),
-                })
+                Ok(Verdict::Stands { changed: vec![Changed { operator, state: Some(state) }], records: vec![record] })
             }
             // it was gone before it could take over, in every task
             Stage::Exchanging { number: at } if at == number => {
@@ -531,11 +599,10 @@ impl Swaps {
                 };
                 let state = under_way.former.clone();
                 self.versions.insert(operator.clone(), version);
+                // it has all windows again
+                self.draining.remove(&operator);
                 self.finish();
-                Ok(Verdict::Stands {
-                    changed: Some(Box::new(Changed { operator, state })),
-                    record: Some(Box::new(record)),
-                })
+                Ok(Verdict::Stands { changed: vec![Changed { operator, state: Some(state) }], records: vec![record] })
             }
             _ => Ok(stands),
         }
@@ -588,6 +655,10 @@ impl Swaps {
     fn end(&mut self, phase: Phase, reason: Option<String>) {
         let Some(under_way) = &self.under_way else { return };
         let report = under_way.order.candidate.comparison.as_ref().map(|comparison| comparison.report());
+        let phase = match phase {
+            Phase::Done if self.draining.contains_key(&under_way.order.operator) => Phase::Draining,
+            other => other,
+        };
         self.history.update(under_way.order.candidate.id, |record| {
             record.phase = phase;
             record.reason = reason.or_else(|| record.reason.take());
@@ -609,17 +680,22 @@ impl Swaps {
     }
 }
 
-/// The history as a checkpoint has it: what was under way when the run ended is over.
-pub fn restored(mut history: History) -> History {
+/// The history as a checkpoint has it: what was under way when the run ended is over, but for windows that a former version
+/// still ends.
+pub fn restored(mut history: History, operators: &BTreeMap<String, OperatorState>) -> History {
     let open: Vec<u64> = history.iter().filter(|record| !record.phase.is_over()).map(|record| record.id).collect();
     for id in open {
         let Some(record) = history.get_mut(id) else { continue };
-        let (phase, reason) = match record.phase {
-            Phase::Probation => (Phase::Done, "the run ended in its probation"),
-            _ => (Phase::Failed, ENDED_TOO_EARLY),
+        let is_draining = operators.get(&record.operator).is_some_and(|operator| operator.draining.is_some());
+        let (phase, reason) = match (record.phase, is_draining) {
+            (Phase::Draining, true) => continue,
+            (Phase::Draining, false) => (Phase::Done, None),
+            (Phase::Probation, true) => (Phase::Draining, Some("the run ended in its probation")),
+            (Phase::Probation, false) => (Phase::Done, Some("the run ended in its probation")),
+            _ => (Phase::Failed, Some(ENDED_TOO_EARLY)),
         };
         record.phase = phase;
-        record.reason = Some(reason.to_owned());
+        record.reason = reason.map(str::to_owned).or_else(|| record.reason.take());
     }
     history
 }

@@ -14,6 +14,9 @@
 //! - A **fallback** is the version that ran before. While there is one, the active version's first failure is its last:
 //!   the fallback takes over in the middle of the call that failed, which is made again on it.
 //!
+//! A version that has followed another one may leave it the windows that began before ([`draining`]): the former one ends
+//! them, on the task's thread, too.
+//!
 //! Rows that the active version refuses are not told to the companion: each event is either counted or in the dead
 //! letters. Rows that only the companion refuses are kept, and go to the dead letters if it takes over.
 
@@ -22,7 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arrow_array::ArrayRef;
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::PluginRef;
+use millrace_core::checkpoint::{Holds, PluginRef};
+use millrace_core::cut::{Cut, Side};
 use millrace_core::due::Assembly;
 use millrace_core::schema::Schema;
 use millrace_core::swap;
@@ -39,29 +43,30 @@ use super::status::{PluginGauges, PluginSlot};
 use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
 
 pub mod companion;
+pub mod draining;
 pub mod shadow;
 pub mod withheld;
 
 use companion::{Asked, AskedGroup, Command, Companion, Gone, Role, Yielded};
+use draining::{Draining, Split};
 use shadow::Comparison;
 use withheld::Withheld;
 
 /// 0: what ran when the run began; others: the id of the swap that brought it.
 pub type VersionId = u64;
 
-/// Makes instances for any task.
-pub type OpenShared = Arc<dyn Fn() -> Result<Box<dyn crate::plugin::Aggregator>, PluginError> + Send + Sync>;
-
 /// A version that is to run beside the active one, as all tasks of the operator get it.
 pub struct Candidate {
     pub id: VersionId,
     pub plugin: PluginRef,
     pub state: Schema,
-    pub open: OpenShared,
+    pub open: OpenInstance,
     pub recorder: Box<dyn Fn() -> Option<Recorder> + Send + Sync>,
     pub input: Vec<InputColumn>,
     /// what its state is made from; none: it is taken over as it is
     pub origin: Option<StateOrigin>,
+    /// it gets no state: the version before ends the windows that began before
+    pub drains: bool,
     /// its results are compared
     pub comparison: Option<Comparison>,
     /// tasks let go of it, or of the version that it took over from
@@ -95,6 +100,7 @@ pub struct Versions {
     events: Sender<Event>,
     active: Version,
     companion: Option<Companion>,
+    draining: Option<Draining>,
     /// exported by the active version, and to be by its companion
     exporting: Vec<(i64, Vec<u32>)>,
     fallen: Option<Fallen>,
@@ -118,6 +124,7 @@ impl Versions {
             events,
             active: Version { id: 0, accumulator, input },
             companion: None,
+            draining: None,
             exporting: Vec::new(),
             fallen: None,
             exchanges_before: 0,
@@ -133,6 +140,51 @@ impl Versions {
         self.active.accumulator.signature()
     }
 
+    /// The version before the active one ends its windows.
+    pub fn with_draining(mut self, draining: Option<Draining>) -> Self {
+        self.draining = draining;
+        self.publish();
+        self
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    /// Whether the version before gives the results of the window that starts here.
+    pub fn is_formers(&self, window_start_ms: i64) -> bool {
+        self.draining.as_ref().is_some_and(|draining| draining.cut.is_formers(window_start_ms))
+    }
+
+    /// If the version before has ended its last window, it goes. Whether it did.
+    pub fn end_draining(&mut self, watermark_ms: Option<i64>, allowed_lateness_ms: i64) -> bool {
+        let ended = self.draining.take_if(|draining| draining.cut.is_over(watermark_ms, allowed_lateness_ms));
+        if ended.is_some() {
+            if self.companion.is_none() {
+                self.publish();
+            }
+            info!(task = %self.task, "the former version has ended its last window");
+        }
+        ended.is_some()
+    }
+
+    /// What there is of a bucket.
+    pub fn holds(&self, bucket_start_ms: i64) -> &'static [Holds] {
+        match self.draining.as_ref().map_or(Side::Next, |draining| draining.cut.side(bucket_start_ms)) {
+            Side::Next => &[Holds::State],
+            Side::Former => &[Holds::Draining],
+            Side::Both => &[Holds::Draining, Holds::State],
+        }
+    }
+
+    /// The state columns of what there is.
+    pub fn state_columns(&self, holds: Holds) -> &Schema {
+        match &self.draining {
+            Some(draining) if holds == Holds::Draining => &draining.version.accumulator.signature().state,
+            _ => &self.signature().state,
+        }
+    }
+
     /// Whether a copy of what there is runs beside it, and may take over.
     pub fn has_candidate(&self) -> bool {
         self.companion.as_ref().is_some_and(|companion| companion.role == Role::Candidate)
@@ -140,7 +192,8 @@ impl Versions {
 
     /// See [`Accumulator::exchanges`].
     pub fn exchanges(&self) -> u64 {
-        self.exchanges_before + self.active.accumulator.exchanges()
+        let draining = self.draining.as_ref().map_or(0, |draining| draining.version.accumulator.exchanges());
+        self.exchanges_before + draining + self.active.accumulator.exchanges()
     }
 
     /// The active version has failed, and the fallback has taken over, since the last call.
@@ -155,7 +208,7 @@ impl Versions {
     /// Puts a version beside the active one. To be called right after everything was exported.
     pub fn attach(&mut self, candidate: &Arc<Candidate>, node: &NodeParts<'_>, warm_until_ms: Option<i64>) {
         self.part();
-        let state = self.active.accumulator.copy();
+        let state = if candidate.drains { Vec::new() } else { self.active.accumulator.copy() };
         let total = self.active.accumulator.total_slots();
         let candidate = Arc::clone(candidate);
         let PluginRef { name, version, sha256, config, .. } = candidate.plugin.clone();
@@ -174,14 +227,28 @@ impl Versions {
     }
 
     /// Makes a version the active one. What it had kept; none: it is active already, or cannot be. `keep`: the former one
-    /// stays as fallback.
-    pub fn exchange(&mut self, to: VersionId, keep: Option<&Arc<AtomicBool>>) -> Result<Option<Taken>, RunError> {
+    /// stays as fallback. `cut`: it ends the windows before; everything must have been exported.
+    pub fn exchange(
+        &mut self,
+        to: VersionId,
+        keep: Option<&Arc<AtomicBool>>,
+        cut: Option<Cut>,
+    ) -> Result<Option<Taken>, RunError> {
         if self.active.id == to {
             return Ok(None);
         }
+        let draining = match cut.map(|cut| Draining::of(&self.active, cut)).transpose() {
+            Ok(draining) => draining,
+            Err(error) => {
+                self.give_up(&format!("the former version could not be opened once more to end its windows: {error}"));
+                return Ok(None);
+            }
+        };
         let Some(companion) = self.companion.take_if(|companion| companion.id == to) else { return Ok(None) };
         let Some(Yielded { version, taken }) = companion.take_over() else { return Ok(None) };
-        self.exchanges_before += self.active.accumulator.exchanges() + 1;
+        self.exchanges_before = self.exchanges() + 1;
+        // who takes over again has all windows
+        self.draining = draining;
         let mut former = std::mem::replace(&mut self.active, version);
         self.active.accumulator.grow(former.accumulator.total_slots());
         self.active.accumulator.set_strict(false);
@@ -198,7 +265,7 @@ impl Versions {
                 Err(reason) => warn!(task = %self.task, "there will be no way back by itself: {reason}"),
             }
         }
-        self.slot.set(self.active.accumulator.gauges(), None);
+        self.publish();
         Ok(Some(taken))
     }
 
@@ -211,7 +278,12 @@ impl Versions {
     fn part(&mut self) {
         self.companion = None;
         self.active.accumulator.set_strict(false);
-        self.slot.set(self.active.accumulator.gauges(), None);
+        self.publish();
+    }
+
+    /// What each takes, where there is no companion.
+    fn publish(&self) {
+        self.slot.set(self.active.accumulator.gauges(), self.draining().map(Accumulator::gauges));
     }
 
     /// Lets go of it to have its memory.
@@ -244,7 +316,9 @@ impl Versions {
             return self.active.accumulator.revive(&reason);
         };
         warn!(task = %self.task, from = self.active.id, to = version.id, "{reason}; the former version takes over");
-        self.exchanges_before += self.active.accumulator.exchanges() + 1;
+        self.exchanges_before = self.exchanges() + 1;
+        // it has all windows
+        self.draining = None;
         let failed = std::mem::replace(&mut self.active, version);
         // it may not have heard of the slots of the call that failed
         self.active.accumulator.grow(failed.accumulator.total_slots());
@@ -280,15 +354,44 @@ impl Versions {
         total: u32,
         place: PlaceOf<'_>,
     ) -> Result<Vec<Rejected>, RunError> {
-        let rejected = self.call(|version| {
-            let columns = Pending::gather(pending, &version.input)?;
-            version.accumulator.update(columns, slots, total, place)
-        })?;
+        let rejected = match self.draining.as_ref().map(|draining| draining.split(pending)) {
+            None => self.call(|version| version.update(pending, slots, total, place))?,
+            Some(split) => self.update_split(pending, slots, &split, total, place)?,
+        };
         if self.companion.is_some() {
             let (pending, slots) = (Arc::clone(pending), slots.to_vec());
             let refused: Vec<u32> = rejected.iter().map(|r| r.row).collect();
             self.tell(|| Command::Update { pending, slots, refused, total });
         }
+        Ok(rejected)
+    }
+
+    fn update_split(
+        &mut self,
+        pending: &Arc<Vec<Pending>>,
+        slots: &[u32],
+        split: &Split,
+        total: u32,
+        place: PlaceOf<'_>,
+    ) -> Result<Vec<Rejected>, RunError> {
+        let all: (&[Pending], &[u32]) = (pending, slots);
+        let mut rejected = match &mut self.draining {
+            Some(draining) => draining.version.update_some(all, &split.former, total, place)?,
+            None => Vec::new(),
+        };
+        let mut next = split.next.clone();
+        next.retain(|row| rejected.binary_search_by_key(row, |r| r.row).is_err());
+        match self.active.update_some(all, &next, total, place) {
+            Err(RunError::Version(reason)) => {
+                self.fall_back(reason)?;
+                if self.draining.is_none() {
+                    return self.active.update(pending, slots, total, place);
+                }
+                rejected.extend(self.active.update_some(all, &next, total, place)?);
+            }
+            other => rejected.extend(other?),
+        }
+        rejected.sort_by_key(|r| r.row);
         Ok(rejected)
     }
 
@@ -309,14 +412,32 @@ impl Versions {
         if slots.is_empty() {
             return Ok(());
         }
-        self.call(|version| version.accumulator.reset(slots))?;
+        let total = self.total_slots();
+        if let Some(draining) = &mut self.draining {
+            draining.version.accumulator.grow(total);
+            draining.version.accumulator.learn()?;
+            draining.version.accumulator.reset(slots)?;
+        }
+        let is_draining = self.draining.is_some();
+        self.call(|version| {
+            if is_draining {
+                version.accumulator.learn()?;
+            }
+            version.accumulator.reset(slots)
+        })?;
         self.tell(|| Command::Reset { slots: slots.to_vec() });
         Ok(())
     }
 
-    pub fn export(&mut self, bucket_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
-        let chunks = self.call(|version| version.accumulator.export(bucket_start_ms, slots))?;
-        if self.companion.is_some() {
+    /// `holds`: one of [`Versions::holds`].
+    pub fn export(&mut self, holds: Holds, bucket_start_ms: i64, slots: &[u32]) -> Result<Vec<StateChunk>, RunError> {
+        let chunks = match &mut self.draining {
+            Some(draining) if holds == Holds::Draining => {
+                draining.version.accumulator.export(bucket_start_ms, slots)?
+            }
+            _ => self.call(|version| version.accumulator.export(bucket_start_ms, slots))?,
+        };
+        if self.companion.is_some() && !self.exporting.last().is_some_and(|(last, _)| *last == bucket_start_ms) {
             self.exporting.push((bucket_start_ms, slots.to_vec()));
         }
         Ok(chunks)
@@ -329,7 +450,12 @@ impl Versions {
 
     /// See [`Accumulator::exported`].
     pub fn exported(&mut self, buckets: &[i64]) {
-        self.active.accumulator.exported(buckets.iter().copied());
+        let draining = self.draining.as_ref().map(|draining| draining.cut);
+        let side = |start: &i64| draining.map_or(Side::Next, |cut| cut.side(*start));
+        self.active.accumulator.exported(buckets.iter().copied().filter(|start| side(start).is_nexts()));
+        if let Some(draining) = &mut self.draining {
+            draining.version.accumulator.exported(buckets.iter().copied().filter(|start| side(start).is_formers()));
+        }
         let exporting = std::mem::take(&mut self.exporting);
         self.tell(|| Command::Export { buckets: exporting, all: buckets.to_vec() });
     }
@@ -343,6 +469,12 @@ impl Versions {
         is_final: bool,
         is_shared: bool,
     ) -> Result<Option<OutputRows>, RunError> {
+        let of_former = windows.first().map(|window| window.start.div_euclid(1_000));
+        if let (Some(draining), Some(start_ms)) = (&mut self.draining, of_former)
+            && draining.cut.is_formers(start_ms)
+        {
+            return draining.version.accumulator.evaluate_assembled(assembly, loads, windows, is_final).map(Some);
+        }
         if !is_shared {
             let accumulate = |version: &mut Version| {
                 version.accumulator.evaluate_assembled(assembly, loads, windows, is_final).map(Some)
@@ -395,12 +527,18 @@ impl Versions {
 
     pub fn restore(
         &mut self,
+        holds: Holds,
         bucket_start_ms: i64,
         columns: Vec<ArrayRef>,
         slots: Vec<u32>,
         total: u32,
     ) -> Result<(), RunError> {
-        self.active.accumulator.restore(bucket_start_ms, columns, slots, total)
+        match &mut self.draining {
+            Some(draining) if holds == Holds::Draining => {
+                draining.version.accumulator.restore(bucket_start_ms, columns, slots, total)
+            }
+            _ => self.active.accumulator.restore(bucket_start_ms, columns, slots, total),
+        }
     }
 
     pub fn is_of_constant_size(&mut self, pairs: &[(u32, u32)], borrowed: &[u32]) -> Result<bool, RunError> {
@@ -413,7 +551,11 @@ impl Versions {
     }
 
     pub fn is_full(&self) -> bool {
-        self.active.accumulator.is_full()
+        self.active.accumulator.is_full() || self.draining().is_some_and(Accumulator::is_full)
+    }
+
+    fn draining(&self) -> Option<&Accumulator> {
+        self.draining.as_ref().map(|draining| &draining.version.accumulator)
     }
 
     pub fn renew(&mut self) -> Result<(), RunError> {
@@ -421,11 +563,11 @@ impl Versions {
     }
 
     pub fn kept_bytes(&self) -> usize {
-        self.active.accumulator.kept_bytes()
+        self.active.accumulator.kept_bytes() + self.draining().map_or(0, Accumulator::kept_bytes)
     }
 
     pub fn memory_bytes(&self) -> u64 {
-        self.active.accumulator.memory_bytes()
+        self.active.accumulator.memory_bytes() + self.draining().map_or(0, Accumulator::memory_bytes)
     }
 
     pub fn companion_memory_bytes(&self) -> u64 {
@@ -434,6 +576,9 @@ impl Versions {
 
     pub fn grow(&mut self, total: u32) {
         self.active.accumulator.grow(total);
+        if let Some(draining) = &mut self.draining {
+            draining.version.accumulator.grow(total);
+        }
         // the companion learns of it with each call
     }
 
@@ -442,10 +587,17 @@ impl Versions {
     }
 
     pub fn size(&mut self) -> Result<u64, RunError> {
-        self.call(|version| version.accumulator.size())
+        let draining = match &mut self.draining {
+            Some(draining) => draining.version.accumulator.size()?,
+            None => 0,
+        };
+        Ok(draining + self.call(|version| version.accumulator.size())?)
     }
 
     pub fn give_memory_back(&mut self) -> Result<(), RunError> {
+        if let Some(draining) = &mut self.draining {
+            draining.version.accumulator.give_memory_back()?;
+        }
         self.call(|version| version.accumulator.give_memory_back())
     }
 
@@ -473,8 +625,7 @@ impl NodeParts<'_> {
         let candidate = Arc::clone(candidate);
         move || {
             let plugin = (candidate.open)()?;
-            let shared = Arc::clone(&candidate.open);
-            let open: OpenInstance = Box::new(move || shared());
+            let open = Arc::clone(&candidate.open);
             let recorder = (candidate.recorder)();
             let mut accumulator =
                 Accumulator::new(node, plugin, open, kept_bytes_max, stats, recorder, consecutive_limit);

@@ -41,7 +41,10 @@ pub(super) fn unneeded<'a>(
 }
 
 fn running(checkpoint: &Checkpoint) -> impl Iterator<Item = &str> {
-    let plugins = checkpoint.operators.values().filter_map(|operator| operator.plugin.as_ref());
+    let plugins = checkpoint.operators.values().flat_map(|operator| {
+        let draining = operator.draining.as_ref().map(|draining| &draining.plugin);
+        operator.plugin.iter().chain(draining)
+    });
     plugins.flat_map(|plugin| {
         let in_file = plugin.in_file.as_ref().map(|file| file.sha256.as_str());
         [plugin.sha256.as_str()].into_iter().chain(in_file)
@@ -85,6 +88,18 @@ mod tests {
         let (old, new) = (runs("a", None), runs("c", Some("b")));
         assert_eq!(gone(&[old.clone(), new.clone()], std::slice::from_ref(&new)), ["a"]);
         assert!(gone(&[old.clone(), new.clone()], &[old, new]).is_empty());
+    }
+
+    #[test]
+    fn what_ends_its_windows_stays() {
+        let old = runs("a", None);
+        let mut new = runs("b", None);
+        let plugin = old.operators["metrics"].plugin.clone().unwrap();
+        let draining = crate::checkpoint::Draining { plugin, state: Default::default(), before_ms: 1 };
+        new.operators.get_mut("metrics").unwrap().draining = Some(draining);
+        assert!(gone(&[old.clone(), new.clone()], std::slice::from_ref(&new)).is_empty());
+        new.operators.get_mut("metrics").unwrap().draining = None;
+        assert_eq!(gone(&[old, new.clone()], std::slice::from_ref(&new)), ["a"]);
     }
 
     #[test]

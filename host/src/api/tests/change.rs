@@ -30,7 +30,7 @@ impl Control for Asked {
         Ok(record)
     }
 
-    fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused> {
+    fn rollback(&self, operator: &str, _: bool, by: &str) -> Result<SwapRecord, Refused> {
         self.others.lock().unwrap().push(format!("rollback {operator} {by}"));
         Ok(SwapRecord { id: 2, operator: operator.into(), is_rollback: true, ..SwapRecord::default() })
     }

@@ -144,7 +144,7 @@ impl Aggregator for Fragile {
 
 fn accumulator(world: &Arc<World>, kept_bytes_max: usize) -> Accumulator {
     let shared = Arc::clone(world);
-    let open: OpenInstance = Box::new(move || {
+    let open: OpenInstance = Arc::new(move || {
         shared.opened.fetch_add(1, Relaxed);
         let field = |name| Field::new(name, DataType::Long, false);
         let signature = Signature {
@@ -247,7 +247,7 @@ fn memory_is_given_back_once_and_nothing_is_lost_by_it() {
 #[test]
 fn a_component_survives_its_poison() {
     let factory = crate::plugin::wasm::tests::factory();
-    let open: OpenInstance = Box::new(|| factory.open(r#"{"mode":"poison"}"#, &Schema::default()));
+    let open: OpenInstance = Arc::new(|| factory.open(r#"{"mode":"poison"}"#, &Schema::default()));
     let mut accumulator =
         Accumulator::new("guest".into(), open().unwrap(), open, usize::MAX, Arc::<NodeStats>::default(), None, LIMIT);
     let columns = |kinds: Vec<&str>| -> Vec<Option<ArrayRef>> {

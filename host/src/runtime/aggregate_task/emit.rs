@@ -130,7 +130,8 @@ impl AggregateTask {
 
     /// Whether partial results are worth their memory, as soon as that can be told.
     fn judge_sharing(&mut self, state: &mut State) -> Result<(), RunError> {
-        let pairs = state.windower.sample();
+        // two versions hold the parts of a window
+        let pairs = if self.plugin.is_draining() { Vec::new() } else { state.windower.sample() };
         if pairs.is_empty() {
             return Ok(());
         }
@@ -214,7 +215,9 @@ impl AggregateTask {
                     *has = true;
                 }
             }
-            if self.plugin.has_companion() {
+            // what the version before gives, whoever takes over again gives by itself
+            let is_formers = live.first().is_some_and(|group| self.plugin.is_formers(group.window.start_ms));
+            if self.plugin.has_companion() && !is_formers {
                 let has = places.iter().map(|place| has_rows.get(*place).copied().unwrap_or_default());
                 let total = state.windower.slots().total();
                 self.beside(due, &live, &has.collect::<Vec<bool>>(), (assembly, windows, total), (&columns, &picks));

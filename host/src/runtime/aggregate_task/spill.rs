@@ -23,6 +23,7 @@ use arrow_array::{ArrayRef, BinaryArray, RecordBatch, UInt32Array};
 use arrow_ipc::reader::FileReader;
 use arrow_ipc::writer::FileWriter;
 use arrow_schema::{Field as ArrowField, Schema as ArrowSchema, SchemaRef};
+use millrace_core::checkpoint::Holds;
 use millrace_core::due::{LoadedGroup, Loads, PARTITIONS, partition_of};
 use millrace_core::limits::{MEMORY_SPILL_PERCENT, STATE_CHUNK_BYTES};
 use millrace_core::schema::Schema;
@@ -179,7 +180,9 @@ impl AggregateTask {
         {
             return Ok(());
         }
-        let panes = state.windower.coldest();
+        // a version that ends its windows does so in memory
+        let mut panes = state.windower.coldest();
+        panes.retain(|(start_ms, _)| self.plugin.holds(*start_ms) == [Holds::State]);
         let total: usize = panes.iter().map(|(_, groups)| groups).sum();
         if total == 0 {
             return Ok(());
@@ -195,7 +198,9 @@ impl AggregateTask {
         let changed = state.windower.changed();
         let stay: Vec<i64> = changed.into_iter().filter(|start_ms| !cold.contains(start_ms)).collect();
         for bucket in state.windower.buckets(&stay) {
-            self.plugin.export(bucket.window.start_ms, &bucket.slots)?;
+            for holds in self.plugin.holds(bucket.window.start_ms) {
+                self.plugin.export(*holds, bucket.window.start_ms, &bucket.slots)?;
+            }
         }
         for start_ms in &cold {
             self.evict(state, *start_ms)?;

@@ -1,7 +1,7 @@
 //! How an aggregation's state leaves for a checkpoint, and comes back from one: what groups hold, and what has been given
 //! of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,6 +51,9 @@ pub struct Export {
     pub late_dropped: u64,
     pub version: VersionId,
     pub exchanged: Option<Exchanged>,
+    /// see [`OperatorPart`](crate::runtime::message::OperatorPart)
+    pub last_bucket_ms: Option<i64>,
+    pub is_draining: bool,
 }
 
 pub struct ExportedWindow {
@@ -90,6 +93,7 @@ impl AggregateTask {
         if let Err(hangup) = step {
             return Ok(Err(hangup));
         }
+        self.end_draining(state);
         let order = self.desk.at(barrier.checkpoint);
         let exchanged = match self.obey_before(state, order.as_ref())? {
             Ok(exchanged) => exchanged,
@@ -107,12 +111,14 @@ impl AggregateTask {
             }
         };
         let exchanged = exchanged.map(|e| Exchanged { pause: e.pause + began.elapsed(), ..e });
-        self.obey_after(state, order.as_ref())?;
+        let last_bucket_ms = self.obey_after(state, order.as_ref())?;
         let (changed, others) = state.windower.take_changed();
         if self.plugin.has_candidate() {
             state.changed_beside.extend(changed);
         }
-        let mut unchanged: Vec<BucketId> = others.into_iter().map(BucketId::state).collect();
+        let all = |start_ms: i64| self.plugin.holds(start_ms).iter().map(move |holds| (*holds, start_ms));
+        let of = |(holds, start_ms)| BucketId { holds, ..BucketId::state(start_ms) };
+        let mut unchanged: Vec<BucketId> = others.into_iter().flat_map(all).map(of).collect();
         let (changed, others) = state.windower.take_ledgers();
         unchanged.extend(others.into_iter().map(BucketId::ledger));
         for (start_ms, lines) in changed {
@@ -136,6 +142,8 @@ impl AggregateTask {
             late_dropped: state.late_dropped,
             version: self.plugin.id(),
             exchanged,
+            last_bucket_ms,
+            is_draining: self.plugin.is_draining(),
         };
         self.uploader.submit(export, self.events.clone());
         Ok(self.broadcast(&Message::Barrier(barrier)))
@@ -145,7 +153,13 @@ impl AggregateTask {
     /// done between checkpoints, when the inputs kept since become too many.
     pub(super) fn export_changed(&mut self, state: &mut State) -> Result<Vec<ExportedWindow>, RunError> {
         let buckets = state.windower.buckets(&state.windower.changed());
-        let windows = buckets.into_iter().map(|bucket| self.export(bucket)).collect::<Result<_, _>>()?;
+        let mut windows = Vec::with_capacity(buckets.len());
+        for bucket in buckets {
+            let bucket = Arc::new(bucket);
+            for holds in self.plugin.holds(bucket.window.start_ms) {
+                windows.push(self.export(*holds, Arc::clone(&bucket))?);
+            }
+        }
         if self.plugin.has_fallen() {
             // some of it is of the version that failed, and its fallback has exported but a part
             self.plugin.export_anew();
@@ -155,13 +169,13 @@ impl AggregateTask {
         Ok(windows)
     }
 
-    fn export(&mut self, bucket: Bucket) -> Result<ExportedWindow, RunError> {
-        let chunks = self.plugin.export(bucket.window.start_ms, &bucket.slots)?;
+    fn export(&mut self, holds: Holds, bucket: Arc<Bucket>) -> Result<ExportedWindow, RunError> {
+        let chunks = self.plugin.export(holds, bucket.window.start_ms, &bucket.slots)?;
         let (window, groups) = (bucket.window, bucket.slots.len() as u64);
         let (key, is_global) = (self.key.clone(), self.is_global());
-        let schema = self.schema(&self.plugin.signature().state);
+        let schema = self.schema(self.plugin.state_columns(holds));
         let batches = Batches::ToMake(Box::new(move || rows_of(&key, is_global, &schema, &bucket, chunks)));
-        Ok(ExportedWindow { holds: Holds::State, part: 0, window, groups, batches })
+        Ok(ExportedWindow { holds, part: 0, window, groups, batches })
     }
 
     fn is_global(&self) -> bool {
@@ -231,6 +245,12 @@ impl AggregateTask {
         restored: Vec<RestoredWindow>,
         origin: Option<&StateOrigin>,
     ) -> Result<(), RunError> {
+        // of another version's: a bucket stands as it was exported if all of it does
+        let unclean: BTreeSet<i64> = restored
+            .iter()
+            .filter(|bucket| bucket.holds != Holds::Ledger && !bucket.clean)
+            .map(|bucket| bucket.start_ms)
+            .collect();
         for bucket in restored {
             for batch in &bucket.batches {
                 let lacks = || RunError::Internal("a state file lacks columns".into());
@@ -239,17 +259,17 @@ impl AggregateTask {
                 let keys = key::encode(keys, batch.num_rows()).map_err(|e| RunError::Internal(e.to_string()))?;
                 let windows = windows_of(edges).ok_or_else(lacks)?;
                 match bucket.holds {
-                    Holds::State => {
+                    Holds::State | Holds::Draining => {
                         let slots = state
                             .windower
                             .restore(bucket.start_ms, &keys, &windows)
                             .map_err(|e| RunError::External(e.to_string()))?;
                         let total = state.windower.slots().total();
                         let columns = match origin {
-                            None => rest.to_vec(),
-                            Some(origin) => self.plugin.migrate(origin, rest)?,
+                            Some(origin) if bucket.holds == Holds::State => self.plugin.migrate(origin, rest)?,
+                            _ => rest.to_vec(),
                         };
-                        self.plugin.restore(bucket.start_ms, columns, slots, total)?;
+                        self.plugin.restore(bucket.holds, bucket.start_ms, columns, slots, total)?;
                         self.spill_if_full(state)?;
                     }
                     Holds::Ledger => {
@@ -263,7 +283,8 @@ impl AggregateTask {
                 _ if !bucket.clean => {}
                 // with a disk, parts of it may have gone there
                 Holds::State if self.spill.is_some() => {}
-                Holds::State => state.windower.mark_unchanged(bucket.start_ms),
+                Holds::State | Holds::Draining if unclean.contains(&bucket.start_ms) => {}
+                Holds::State | Holds::Draining => state.windower.mark_unchanged(bucket.start_ms),
                 Holds::Ledger => state.windower.mark_ledger_unchanged(bucket.start_ms),
             }
         }

@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use arrow_array::ArrayRef;
 use millrace_core::batch::{Audience, Change};
+use millrace_core::cut::Cut;
 use millrace_core::swap::{CorrectedWindow, Corrections};
 use millrace_core::window::{Phase, Window};
+use millrace_core::windower::Windows;
 use tracing::warn;
 
 use super::emit::{Row, Sent};
@@ -32,9 +34,19 @@ impl AggregateTask {
         order: Option<&TaskOrder>,
     ) -> Result<Result<Option<Exchanged>, Hangup>, RunError> {
         match order {
-            Some(TaskOrder::Exchange { to, keep, same_state }) => {
+            Some(TaskOrder::Exchange { to, keep, same_state, drains_before_ms }) => {
                 let began = Instant::now();
-                let Some(taken) = self.plugin.exchange(*to, keep.as_ref())? else { return Ok(Ok(None)) };
+                let cut = match (self.windows, *drains_before_ms) {
+                    (Windows::Sliced(slicing), Some(before_ms)) => Some(Cut::new(slicing, before_ms)),
+                    _ => None,
+                };
+                if cut.is_some() {
+                    // what it is a copy of; the checkpoint gets it below, from whoever has it then
+                    self.drop_partials(state, None)?;
+                    self.export_changed(state)?;
+                    state.windower.forget_shares();
+                }
+                let Some(taken) = self.plugin.exchange(*to, keep.as_ref(), cut)? else { return Ok(Ok(None)) };
                 failpoint::hit(failpoint::SWAP_EXCHANGED);
                 let is_rollback = keep.is_none();
                 let changed = std::mem::take(&mut state.changed_beside);
@@ -63,11 +75,12 @@ impl AggregateTask {
         }
     }
 
-    /// Once everything has been exported.
-    pub(super) fn obey_after(&mut self, state: &mut State, order: Option<&TaskOrder>) -> Result<(), RunError> {
-        let Some(TaskOrder::Attach(candidate)) = order else { return Ok(()) };
+    /// Once everything has been exported. Start of the last bucket that a version which gets no state knows nothing of.
+    pub(super) fn obey_after(&mut self, state: &mut State, order: Option<&TaskOrder>) -> Result<Option<i64>, RunError> {
+        let Some(TaskOrder::Attach(candidate)) = order else { return Ok(None) };
         state.changed_beside.clear();
         let starts = state.windower.bucket_starts();
+        let last = starts.iter().max().copied().filter(|_| candidate.drains);
         let warm_until_ms = starts.iter().map(|start| state.windower.bucket_window(*start)).map(|window| {
             // a bucket of sessions says when they start
             window.end_ms.max(window.start_ms.saturating_add(1))
@@ -81,7 +94,14 @@ impl AggregateTask {
         };
         self.plugin.attach(candidate, &parts, warm_until_ms);
         failpoint::hit(failpoint::SWAP_ATTACHED);
-        Ok(())
+        Ok(last)
+    }
+
+    /// A version that ends its windows goes once it has ended them all.
+    pub(super) fn end_draining(&mut self, state: &mut State) {
+        if self.plugin.end_draining(state.watermarks.current_ms(), self.policy.allowed_lateness_ms) {
+            state.windower.forget_shares();
+        }
     }
 
     /// The active version has failed and its fallback goes on: in this task now, in the others at the next barrier.

@@ -37,7 +37,7 @@ use crate::plugin::native::NativeFactory;
 use crate::runtime::edge::PartitionHash;
 use crate::runtime::message::RunError;
 use crate::runtime::nodes::{Log, Reader, Uploader};
-use crate::runtime::run::{AggregationNode, Parts, SinkNode, SourceNode};
+use crate::runtime::run::{AggregationNode, Drains, Parts, SinkNode, SourceNode};
 use crate::runtime::stats::RunStats;
 use crate::runtime::swaps::SharedHistory;
 use crate::runtime::transforms::TransformNode;
@@ -128,7 +128,7 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
     let source = source(process);
     let transforms = if world.script.seed % 2 == 1 { vec![unique(process, &source.spec.output)] } else { Vec::new() };
     let input = transforms.first().map_or(SOURCE, |t| &*t.name);
-    let aggregation = aggregation(process, input, &source.spec.output);
+    let aggregation = aggregation(process, input, &source.spec.output, restored.as_ref());
     let sinks = sinks(process, &aggregation.output);
     let history = SharedHistory::default();
     if life.memory_limit_bytes >= 1_000_000 || script_stays(process) {
@@ -227,12 +227,22 @@ fn unique(process: &Arc<Process>, input: &Schema) -> TransformNode {
     TransformNode { name: "unique".into(), spec, factory: None, input: input.clone(), output: input.clone() }
 }
 
-fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> AggregationNode {
+fn aggregation(process: &Arc<Process>, from: &str, input: &Schema, restored: Option<&Checkpoint>) -> AggregationNode {
     let script = &process.world.script;
     let factory = NativeFactory::<Ledger>::new(LEDGER);
     let signature = factory.open("", input).expect("opens").signature().clone();
     let edges = ["window_start", "window_end"].map(|name| Field::new(name, DataType::Timestamptz, false));
     let output = [Field::new("key", DataType::String, false)].into_iter().chain(edges).chain(signature.output.fields);
+    let draining = restored.and_then(|checkpoint| checkpoint.operators.get(LEDGER)?.draining.as_ref());
+    let drains = draining.map(|draining| Drains {
+        factory: Arc::new(FragileFactory {
+            inner: NativeFactory::<Ledger>::new(LEDGER),
+            process: Arc::clone(process),
+            falls_percent: None,
+        }),
+        config: String::new(),
+        before_ms: draining.before_ms,
+    });
     AggregationNode {
         name: LEDGER.into(),
         spec: model::AggregationSpec {
@@ -254,6 +264,7 @@ fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> Aggregatio
         },
         factory: Arc::new(FragileFactory { inner: factory, process: Arc::clone(process), falls_percent: None }),
         in_file: None,
+        drains,
         input: input.clone(),
         output: Schema::new(output.collect()),
     }

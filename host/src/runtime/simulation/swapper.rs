@@ -14,12 +14,14 @@ use super::process::Process;
 use super::random::Random;
 use crate::plugin::native::NativeFactory;
 use crate::plugin::{AggregatorFactory, PluginError, StateOrigin};
+use crate::runtime::accumulator::OpenInstance;
 use crate::runtime::control::Shadow;
 use crate::runtime::coordinator::Order;
 use crate::runtime::run::{AggregationNode, input_columns, offered_to_plugin};
 use crate::runtime::swaps::{SharedHistory, SwapOrder};
+use crate::runtime::versions::Candidate;
 use crate::runtime::versions::shadow::Comparison;
-use crate::runtime::versions::{Candidate, OpenShared};
+use crate::spec::model::WindowSpec;
 
 /// Makes orders for the coordinator.
 pub type Swapper = Box<dyn Fn(&mut Random) -> Option<Order> + Send + Sync>;
@@ -31,6 +33,7 @@ pub fn swapper(process: &Arc<Process>, node: &AggregationNode, history: &SharedH
     let signature = plugin.signature().clone();
     let input = input_columns(node, &*plugin);
     let key = node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect::<Vec<_>>();
+    let is_sliced = !matches!(node.spec.window, WindowSpec::Session { .. } | WindowSpec::Global);
     let (process, history) = (Arc::downgrade(process), history.clone());
     Box::new(move |random| {
         let process = process.upgrade()?;
@@ -45,7 +48,9 @@ pub fn swapper(process: &Arc<Process>, node: &AggregationNode, history: &SharedH
                 history.get_mut(record)?.is_rollback = true;
                 return Some(Order::RollBack { operator: LEDGER.to_owned(), why: "asked for".to_owned() });
             }
-            Some((phase, _)) if !phase.is_over() && phase != Phase::Probation => return None,
+            Some((phase, _)) if !phase.is_over() && !matches!(phase, Phase::Probation | Phase::Draining) => {
+                return None;
+            }
             _ => {}
         }
         let id = history.next_id();
@@ -56,13 +61,14 @@ pub fn swapper(process: &Arc<Process>, node: &AggregationNode, history: &SharedH
             promote_if_equal: random.percent(70),
             tolerance: 0.0,
         });
-        let origin = random.percent(50).then(|| StateOrigin {
+        let drains = is_sliced && random.percent(40);
+        let origin = (!drains && random.percent(50)).then(|| StateOrigin {
             name: LEDGER.to_owned(),
             version: "1.0.0".to_owned(),
             config: String::new(),
             state: signature.state.clone(),
         });
-        let open: OpenShared = {
+        let open: OpenInstance = {
             let (process, offered) = (Arc::downgrade(&process), offered.clone());
             Arc::new(move || {
                 let gone =
@@ -88,6 +94,7 @@ pub fn swapper(process: &Arc<Process>, node: &AggregationNode, history: &SharedH
             recorder: Box::new(|| None),
             input: input.clone(),
             origin,
+            drains,
             comparison,
             is_over: Arc::new(AtomicBool::new(false)),
         };

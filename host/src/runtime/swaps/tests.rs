@@ -21,7 +21,7 @@ fn in_probation() -> Swaps {
     let history = SharedHistory::default();
     history.lock().push(SwapRecord { id: NEW, operator: "metrics".to_owned(), ..SwapRecord::default() });
     let tasks = BTreeSet::from([task(0), task(1)]);
-    let mut swaps = Swaps::new(desks, &tasks, history, Duration::from_secs(3_600));
+    let mut swaps = Swaps::new(desks, &tasks, history, Duration::from_secs(3_600), BTreeSet::new());
     let closed = |what: &str| PluginError::Contract {
         plugin: "none".to_owned(),
         call: "open",
@@ -41,6 +41,7 @@ fn in_probation() -> Swaps {
         recorder: Box::new(|| None),
         input: Vec::new(),
         origin: None,
+        drains: false,
         comparison: None,
         is_over: Arc::<AtomicBool>::default(),
     };
@@ -55,16 +56,19 @@ fn in_probation() -> Swaps {
     swaps
 }
 
+fn answer(version: VersionId) -> Answer {
+    Answer { operator: "metrics".to_owned(), version, ..Answer::default() }
+}
+
 fn barrier(swaps: &mut Swaps, number: u64, versions: [VersionId; 2]) -> Verdict {
     swaps.at_barrier(number, &BTreeMap::new());
-    let answers = versions.map(|version| ("metrics".to_owned(), version, None));
-    swaps.judge(number, answers.to_vec(), 0).unwrap()
+    swaps.judge(number, &versions.map(answer), 0).unwrap()
 }
 
 /// A barrier whose checkpoint stands, and is durable.
 fn settle(swaps: &mut Swaps, number: u64, versions: [VersionId; 2]) {
     match barrier(swaps, number, versions) {
-        Verdict::Stands { record, .. } => record.into_iter().for_each(|record| swaps.show(*record)),
+        Verdict::Stands { records, .. } => records.into_iter().for_each(|record| swaps.show(record)),
         Verdict::Again => panic!("the tasks agree"),
     }
 }
@@ -134,8 +138,7 @@ fn tasks_that_never_agree_end_the_run() {
         assert!(matches!(barrier(&mut swaps, 3, [FORMER, NEW]), Verdict::Again));
     }
     swaps.at_barrier(3, &BTreeMap::new());
-    let answers = [FORMER, NEW].map(|version| ("metrics".to_owned(), version, None));
-    let error = swaps.judge(3, answers.to_vec(), 0).err().unwrap().to_string();
+    let error = swaps.judge(3, &[FORMER, NEW].map(answer), 0).err().unwrap().to_string();
     assert!(error.contains("a trap; the former version failed, too: out of memory"), "{error}");
     assert!(error.contains("nothing is lost"), "{error}");
 }
