@@ -162,7 +162,11 @@ impl AggregateTask {
         // Another task may have been further when the checkpoint was taken: its watermark is this one's now, and what a
         // checkpoint says has been given up to there must have been.
         match self.give(&mut state, When::Watermark)? {
-            Ok(()) => self.work(&mut state),
+            Ok(()) => {
+                // and the other one may have let go of a version that had ended its windows
+                self.end_draining(&mut state)?;
+                self.work(&mut state)
+            }
             Err(Hangup) => Ok(()),
         }
     }

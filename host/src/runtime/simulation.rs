@@ -33,12 +33,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
-use millrace_core::checkpoint::Reason;
+use millrace_core::checkpoint::{Checkpoint, Reason};
 use millrace_core::swap::{Phase, SwapRecord};
 
 use super::coordinator::Finished;
 use super::message::RunError;
 use super::run::{RunOptions, run};
+use pipeline::LEDGER;
 use process::{Hang, INJECTED, Process, Release};
 use random::Random;
 use script::{Life, Place, Script, Turn, Twist};
@@ -58,6 +59,7 @@ mod world;
 
 /// Processes until one must have come to the end.
 const LIVES_MAX: usize = 30;
+const DRAINING_ACROSS_A_RESTART: &str = "Draining across a restart";
 /// They mostly wait.
 const WORKERS: usize = 6;
 const USUAL: Range<u64> = 0..200;
@@ -74,17 +76,25 @@ fn no_event_is_lost_or_counted_twice_by_deaths_and_restarts() {
         live_to_the_end(&world, 0)?;
         let killed = |t: &&Turn| matches!(t.twist, Twist::DieBefore | Twist::DieAfter);
         lock(&at).extend(lock(&world.struck).iter().filter(killed).map(|t| (t.place, t.twist == Twist::DieAfter)));
-        lock(&seen).extend(
-            lock(&world.published).iter().filter_map(|r| r.checkpoint()).flat_map(|c| c.swaps.iter().map(fate)),
-        );
+        lock(&seen).extend(fates(&world));
         oracle::check(&world)
     });
     // none of it means anything if processes are not killed before and after every kind of step, and swaps do not go every way
     if seeds == USUAL {
         let swaps = lock(&swaps);
-        let fates =
-            ["Done", "RolledBack", "RolledBack by itself", "RolledBack, results given again", "Failed", "Discarded"];
-        for fate in fates {
+        let wanted = [
+            "Done",
+            "Done, drained",
+            "Draining, drained",
+            "RolledBack",
+            "RolledBack by itself",
+            "RolledBack, results given again",
+            "RolledBack, drained",
+            "Failed",
+            "Discarded",
+            DRAINING_ACROSS_A_RESTART,
+        ];
+        for fate in wanted {
             assert!(swaps.contains(fate), "no swap was {fate}: {swaps:?}");
         }
         let everywhere = Place::ALL.into_iter().flat_map(|place| [(place, false), (place, true)]);
@@ -159,7 +169,24 @@ fn a_partition_found_while_running_is_read_from_its_beginning() {
     });
 }
 
+/// What has become of the swaps, at any checkpoint.
+fn fates(world: &World) -> BTreeSet<String> {
+    let published = lock(&world.published);
+    let cuts: Vec<_> = published.iter().filter_map(|r| Some((r.generation, r.checkpoint()?))).collect();
+    let draining = |c: &Checkpoint| c.operators.get(LEDGER).and_then(|o| o.draining.clone());
+    let mut fates: BTreeSet<String> = cuts.iter().flat_map(|(_, c)| c.swaps.iter().map(fate)).collect();
+    let across = cuts.windows(2).any(|pair| match pair {
+        [(a, before), (b, after)] => a != b && draining(before).is_some() && draining(before) == draining(after),
+        _ => false,
+    });
+    fates.extend(across.then(|| DRAINING_ACROSS_A_RESTART.to_owned()));
+    fates
+}
+
 fn fate(swap: &SwapRecord) -> String {
+    if swap.drains_before_ms.is_some() {
+        return format!("{:?}, drained", swap.phase);
+    }
     let given_again = swap.rollback.as_ref().is_some_and(|corrections| corrections.given_again > 0);
     match swap.phase {
         Phase::RolledBack if given_again => "RolledBack, results given again".to_owned(),

@@ -157,15 +157,18 @@ impl Versions {
     }
 
     /// If the version before has ended its last window, it goes. Whether it did.
-    pub fn end_draining(&mut self, watermark_ms: Option<i64>, allowed_lateness_ms: i64) -> bool {
+    pub fn end_draining(&mut self, watermark_ms: Option<i64>, allowed_lateness_ms: i64) -> Result<bool, RunError> {
         let ended = self.draining.take_if(|draining| draining.cut.is_over(watermark_ms, allowed_lateness_ms));
-        if ended.is_some() {
-            if self.companion.is_none() {
-                self.publish();
-            }
-            info!(task = %self.task, "the former version has ended its last window");
+        if ended.is_none() {
+            return Ok(false);
         }
-        ended.is_some()
+        if self.companion.is_none() {
+            self.publish();
+        }
+        // slots that were the other's are its own from now on
+        self.call(|version| version.accumulator.learn())?;
+        info!(task = %self.task, "the former version has ended its last window");
+        Ok(true)
     }
 
     /// What there is of a bucket.

@@ -10,7 +10,7 @@
 //! | `more_output` | 1.1.0 | one more output column, `events` |
 //! | `wider` | 1.2.0 | one more state column, `others`, with a default |
 //! | `v2` | 2.0.0 | a click counts as two |
-//! | `incompatible` | 3.0.0 | one more state column, `score`, and nothing that says what it was before |
+//! | `incompatible` | 3.0.0 | one more state column, `score`, and nothing that says what it was before; a click counts as three |
 //! | `trap_first` | 1.0.3 | panics at its first row |
 //! | `trap_later` | 1.0.4 | panics after [`TRAPS_AFTER`] rows |
 //! | `salted`, `salted_2` | 1.1.0, 1.1.1 | options: `salt`, `pin` |

@@ -93,7 +93,7 @@ impl AggregateTask {
         if let Err(hangup) = step {
             return Ok(Err(hangup));
         }
-        self.end_draining(state);
+        self.end_draining(state)?;
         let order = self.desk.at(barrier.checkpoint);
         let exchanged = match self.obey_before(state, order.as_ref())? {
             Ok(exchanged) => exchanged,
@@ -270,7 +270,10 @@ impl AggregateTask {
                             _ => rest.to_vec(),
                         };
                         self.plugin.restore(bucket.holds, bucket.start_ms, columns, slots, total)?;
-                        self.spill_if_full(state)?;
+                        // what two versions share must be there as a whole before any of it moves
+                        if !self.plugin.is_draining() {
+                            self.spill_if_full(state)?;
+                        }
                     }
                     Holds::Ledger => {
                         for (row, entry) in entries(&keys, &windows, rest).ok_or_else(lacks)?.iter().enumerate() {
@@ -288,7 +291,7 @@ impl AggregateTask {
                 Holds::Ledger => state.windower.mark_ledger_unchanged(bucket.start_ms),
             }
         }
-        Ok(())
+        self.spill_if_full(state)
     }
 }
 

@@ -98,10 +98,11 @@ impl AggregateTask {
     }
 
     /// A version that ends its windows goes once it has ended them all.
-    pub(super) fn end_draining(&mut self, state: &mut State) {
-        if self.plugin.end_draining(state.watermarks.current_ms(), self.policy.allowed_lateness_ms) {
+    pub(super) fn end_draining(&mut self, state: &mut State) -> Result<(), RunError> {
+        if self.plugin.end_draining(state.watermarks.current_ms(), self.policy.allowed_lateness_ms)? {
             state.windower.forget_shares();
         }
+        Ok(())
     }
 
     /// The active version has failed and its fallback goes on: in this task now, in the others at the next barrier.

@@ -254,17 +254,95 @@ fn a_swap_that_changes_the_metric() -> Result<()> {
     oracle::rows_match(&bench.pipeline, &dump, rows)
 }
 
+/// A version that can make nothing of the state there is: the one before ends the windows that have begun, through a death and
+/// a restart, and no window holds a bit of both.
+#[test]
+fn a_version_that_takes_no_state_begins_with_the_next_windows() -> Result<()> {
+    let mut bench = bench("swap-drain", "1s")?;
+    let hops = "type = \"sliding\", size = \"3m\", slide = \"1m\"";
+    bench.pipeline.more += &aggregation("hops", "[\"campaign_id\"]", hops, "plugin = \"counts\"");
+    bench.pipeline.more += &append("hops", "ads.hops");
+    bench.pipeline.write()?;
+    let all = 20_000;
+    bench.produce(all)?;
+    let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
+    let api = Api::of(&mut millrace, &bench.pipeline)?;
+    let mut read = i64::try_from(all)?;
+    let mut cuts = Vec::new();
+    for operator in ["once", "hops"] {
+        api.wait_for_count(&mut millrace, operator, "rows_in_total", read)?;
+        let refused = swap(&api, &mut millrace, operator, "incompatible", "")?;
+        let reason = refused["reason"]["message"].as_str().or(refused["reason"].as_str()).unwrap_or_default();
+        ensure!(refused["phase"] == "refused" && reason.contains("--drain"), "{refused}");
+        let record = swap(&api, &mut millrace, operator, "incompatible", "?drain=true")?;
+        ensure!(record["phase"] == "probation" && record["state"] == "drained", "{record}");
+        cuts.push(record["drains_before_ms"].as_i64().with_context(|| format!("no cut: {record}"))?);
+        wait_for_phase(&api, &mut millrace, &record, &["draining"])?;
+        // one at a time
+        let refused = swap(&api, &mut millrace, operator, "v2", "?drain=true")?;
+        ensure!(refused["status"] == 409 && refused.to_string().contains("began before"), "{refused}");
+    }
+    // both versions have state at the end of it
+    bench.produce(200)?;
+    read += 200;
+    api.wait_for_count(&mut millrace, "hops", "rows_in_total", read)?;
+    // the second from now on has begun after now
+    let checkpoint = |api: &Api| Ok(api.status()?["checkpoint"]["checkpoint"].as_u64().unwrap_or_default());
+    let now: u64 = checkpoint(&api)?;
+    millrace.while_running("two checkpoints", MINUTE, || Ok::<_, anyhow::Error>(checkpoint(&api)? >= now + 2))?;
+    millrace.kill()?;
+    let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
+    let api = Api::of(&mut millrace, &bench.pipeline)?;
+    let phases = |api: &Api| -> Result<Vec<String>> {
+        let swaps = api.get("/swaps")?;
+        let of = swaps["swaps"].as_array().context("no swaps")?.iter().filter(|swap| swap["state"] == "drained");
+        Ok(of.map(|swap| swap["phase"].as_str().unwrap_or_default().to_owned()).collect())
+    };
+    ensure!(phases(&api)? == ["draining", "draining"], "{:?}", phases(&api)?);
+    bench.produce(20_000)?;
+    millrace.while_running("both swaps to be done", MINUTE, || Ok(phases(&api)? == ["done", "done"]))?;
+    bench.produce(5_000)?;
+    millrace.terminate(MINUTE)?.ok()?;
+    Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
+
+    let dump = bench.dump()?;
+    for ((table, size_ms), cut) in [("ads.once", WINDOW_MS), ("ads.hops", 3 * WINDOW_MS)].into_iter().zip(cuts) {
+        let clicks =
+            format!("(count(*) FILTER (event_type = 'click') * CASE WHEN window_start < {cut} THEN 1 ELSE 3 END)");
+        let counts = COUNTS
+            .replace("count(*) FILTER (event_type = 'click') AS clicks", &format!("{clicks} AS clicks"))
+            .replace("(count(*) FILTER (event_type = 'click'))::DOUBLE", &format!("({clicks})::DOUBLE"));
+        let query = windows::grouped(&windows::sliding("events", size_ms, WINDOW_MS, 0), "campaign_id", &counts);
+        oracle::rows_match(
+            &bench.pipeline,
+            &dump,
+            Rows { table, query: &query, actual: "FROM t", rounded: "revenue" },
+        )?;
+    }
+    Ok(())
+}
+
 /// A version that is rolled back leaves nothing behind in a table that takes corrections.
 #[test]
 fn a_rollback_corrects_what_was_given_meanwhile() -> Result<()> {
-    let mut bench = bench("swap-rollback", "1h")?;
+    rolled_back("swap-rollback", "v2", "")
+}
+
+/// The former version has the windows that it was to end, and those that it was not.
+#[test]
+fn a_rollback_corrects_what_a_version_without_state_gave() -> Result<()> {
+    rolled_back("swap-drain-rollback", "incompatible", "?drain=true")
+}
+
+fn rolled_back(name: &str, version: &str, query: &str) -> Result<()> {
+    let mut bench = bench(name, "1h")?;
     bench.produce(20_000)?;
     let pipeline = bench.pipeline.clone();
     under_load(&mut bench, |file| {
         let mut millrace = Millrace::run(file, &[], &[])?;
         let api = Api::of(&mut millrace, &pipeline)?;
         api.wait_for_rows(&mut millrace, "early", 10_000)?;
-        let record = swap(&api, &mut millrace, "early", "v2", "")?;
+        let record = swap(&api, &mut millrace, "early", version, query)?;
         ensure!(record["phase"] == "probation", "{record}");
         // until windows have expired under it
         let status = api.operator("early")?;
