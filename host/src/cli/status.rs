@@ -91,9 +91,13 @@ fn text(before: &PipelineStatus, Shown { status, swaps }: &Shown) -> String {
     }
     let skipped = swaps.swaps.len().saturating_sub(SWAPS_SHOWN);
     for swap in swaps.swaps.iter().skip(skipped) {
+        let before = swap.drains_before_ms.filter(|_| !swap.phase.is_over());
+        let windows = before.map_or(String::new(), |ms| {
+            format!(" (windows before {} UTC end with the former version)", words::time(ms, status.now_at_ms))
+        });
         let reason = swap.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         lines.push(format!(
-            "  swap {}  {} {}  {} → {}  {:?}{reason}  by {}",
+            "  swap {}  {} {}  {} → {}  {:?}{windows}{reason}  by {}",
             swap.id,
             words::time(swap.requested_at_ms, status.now_at_ms),
             swap.operator,

@@ -14,6 +14,7 @@ use super::message::RunError;
 use super::restore::{self, Reconciled, Wanted};
 use super::run::try_migration;
 use super::{beforehand, nodes};
+use crate::api::words;
 use crate::checkpoint::CheckpointStore;
 use crate::cli::open::Opened;
 use crate::plugin::StateOrigin;
@@ -169,7 +170,17 @@ fn judge(
         (true, false) => Fate::Swapped,
         (true, true) => Fate::Kept,
     };
-    step(fate, None)
+    let draining = one.operators.get(name).and_then(|operator| operator.draining.as_ref());
+    let why = draining.map(|draining| {
+        let before_ms = draining.before_ms;
+        format!(
+            "its windows that began before {} UTC still end with {} {}",
+            words::time(before_ms, before_ms),
+            draining.plugin.name,
+            draining.plugin.version
+        )
+    });
+    step(fate, why)
 }
 
 /// A start's refusal without its first line, which is about all nodes.

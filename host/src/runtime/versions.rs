@@ -536,6 +536,7 @@ impl Versions {
         slots: Vec<u32>,
         total: u32,
     ) -> Result<(), RunError> {
+        self.grow(total);
         match &mut self.draining {
             Some(draining) if holds == Holds::Draining => {
                 draining.version.accumulator.restore(bucket_start_ms, columns, slots, total)

@@ -58,6 +58,21 @@ fn compared() -> (Plan, BTreeMap<String, Fate>) {
 }
 
 #[test]
+fn windows_that_a_former_version_ends_are_named() {
+    let mut then = operator("2.0.0", "{}", "m");
+    let plugin = operator("1.0.0", "{}", "n").plugin.unwrap();
+    let before_ms = 1_700_000_000_000;
+    then.draining = Some(millrace_core::checkpoint::Draining { plugin, state: Schema::default(), before_ms });
+    let checkpoint = Checkpoint { operators: [("same".to_owned(), then)].into(), ..Checkpoint::default() };
+    let now = operator("2.0.0", "{}", "m");
+    let wanted = Wanted { sources: BTreeSet::new(), operators: vec![("same", &now)], sinks: BTreeSet::new() };
+    let plan = compare(&checkpoint, &wanted, &BTreeSet::new(), &|_, _, _| Ok(()));
+    assert_eq!(plan.operators[0].fate, Fate::Kept);
+    let why = plan.operators[0].why.clone().unwrap();
+    assert!(why.contains("22:13:20") && why.contains("m 1.0.0"), "{why}");
+}
+
+#[test]
 fn every_node_of_the_file_and_of_the_checkpoint_has_its_fate() {
     let expected = [
         ("events", Fate::Kept),

@@ -17,6 +17,15 @@ fn task(number: usize) -> TaskId {
 
 /// Two tasks, and a swap in its probation.
 fn in_probation() -> Swaps {
+    probation(false)
+}
+
+/// So is one that gets no state; the former version has windows that begin at 60 and at 90, in one task each.
+fn draining() -> Swaps {
+    probation(true)
+}
+
+fn probation(drains: bool) -> Swaps {
     let desks = BTreeMap::from([("metrics".to_owned(), Arc::<Desk>::default())]);
     let history = SharedHistory::default();
     history.lock().push(SwapRecord { id: NEW, operator: "metrics".to_owned(), ..SwapRecord::default() });
@@ -41,19 +50,48 @@ fn in_probation() -> Swaps {
         recorder: Box::new(|| None),
         input: Vec::new(),
         origin: None,
-        drains: false,
+        drains,
         comparison: None,
         is_over: Arc::<AtomicBool>::default(),
     };
     swaps.request(SwapOrder { candidate: Arc::new(candidate), operator: "metrics".to_owned(), shadow: None });
     assert!(swaps.wants_barrier(0));
-    assert!(matches!(barrier(&mut swaps, 1, [FORMER, FORMER]), Verdict::Stands { .. }));
+    let operators = BTreeMap::from([("metrics".to_owned(), former())]);
+    swaps.at_barrier(1, &operators);
+    let last = |ms: i64| Answer { last_bucket_ms: drains.then_some(ms), ..answer(FORMER) };
+    assert!(matches!(swaps.judge(1, &[last(90), last(60)], 0).unwrap(), Verdict::Stands { .. }));
     (0..2).for_each(|number| swaps.caught_up(&task(number), NEW, 0));
     assert!(swaps.wants_barrier(0));
-    settle(&mut swaps, 2, [NEW, NEW]);
+    let changed = settle_draining(&mut swaps, 2, NEW, [drains, drains]);
     assert_eq!(phase(&swaps), Phase::Probation);
+    let state = changed.into_iter().next().unwrap().state.unwrap();
+    assert_eq!(state.draining.map(|d| (d.before_ms, d.plugin.version)), drains.then(|| (91, "1.0.0".to_owned())));
     assert!(!swaps.wants_barrier(0));
     swaps
+}
+
+fn former() -> OperatorState {
+    let plugin = PluginRef {
+        name: "none".to_owned(),
+        version: "1.0.0".to_owned(),
+        sha256: "11".repeat(32),
+        config: String::new(),
+        in_file: None,
+    };
+    OperatorState { plugin: Some(plugin), ..OperatorState::default() }
+}
+
+/// A barrier after which the former version still ends windows in some tasks; what has changed.
+fn settle_draining(swaps: &mut Swaps, number: u64, version: VersionId, is_draining: [bool; 2]) -> Vec<Changed> {
+    swaps.at_barrier(number, &BTreeMap::new());
+    let answers = is_draining.map(|is_draining| Answer { is_draining, ..answer(version) });
+    match swaps.judge(number, &answers, 0).unwrap() {
+        Verdict::Stands { changed, records } => {
+            records.into_iter().for_each(|record| swaps.show(record));
+            changed
+        }
+        Verdict::Again => panic!("the tasks agree"),
+    }
 }
 
 fn answer(version: VersionId) -> Answer {
@@ -141,4 +179,59 @@ fn tasks_that_never_agree_end_the_run() {
     let error = swaps.judge(3, &[FORMER, NEW].map(answer), 0).err().unwrap().to_string();
     assert!(error.contains("a trap; the former version failed, too: out of memory"), "{error}");
     assert!(error.contains("nothing is lost"), "{error}");
+}
+
+#[test]
+fn a_swap_that_drains_is_over_when_every_task_has_ended_its_windows() {
+    let mut swaps = draining();
+    swaps.wind_down();
+    assert!(settle_draining(&mut swaps, 3, NEW, [true, true]).is_empty());
+    assert_eq!(phase(&swaps), Phase::Draining, "its probation is over, its windows are not");
+    assert!(settle_draining(&mut swaps, 4, NEW, [false, true]).is_empty());
+    assert_eq!(phase(&swaps), Phase::Draining);
+    let changed = settle_draining(&mut swaps, 5, NEW, [false, false]);
+    assert!(matches!(&changed[..], [Changed { state: None, .. }]), "checkpoints do not name it any more");
+    assert_eq!(phase(&swaps), Phase::Done);
+    assert!(settle_draining(&mut swaps, 6, NEW, [false, false]).is_empty(), "once");
+}
+
+#[test]
+fn windows_that_end_in_probation_leave_the_way_back_open() {
+    let mut swaps = draining();
+    assert_eq!(settle_draining(&mut swaps, 3, NEW, [false, false]).len(), 1);
+    assert_eq!(phase(&swaps), Phase::Probation);
+    swaps.roll_back("metrics", "asked for".to_owned());
+    assert!(swaps.wants_barrier(0));
+    settle(&mut swaps, 4, [FORMER, FORMER]);
+    assert_eq!(phase(&swaps), Phase::RolledBack);
+}
+
+#[test]
+fn a_rollback_gives_the_former_version_all_windows_back() {
+    let mut swaps = draining();
+    swaps.roll_back("metrics", "asked for".to_owned());
+    assert!(swaps.wants_barrier(0));
+    let changed = settle_draining(&mut swaps, 3, FORMER, [false, false]);
+    assert!(matches!(&changed[..], [Changed { state: Some(state), .. }] if state.draining.is_none()));
+    assert_eq!(phase(&swaps), Phase::RolledBack);
+    assert!(settle_draining(&mut swaps, 4, FORMER, [false, false]).is_empty());
+}
+
+#[test]
+fn a_restart_goes_on_with_windows_that_a_former_version_ends() {
+    let draining = Draining { plugin: former().plugin.unwrap(), state: Schema::default(), before_ms: 91 };
+    let operators = |is_draining: bool| {
+        let draining = is_draining.then(|| draining.clone());
+        BTreeMap::from([("metrics".to_owned(), OperatorState { draining, ..former() })])
+    };
+    let phase_after = |phase: Phase, is_draining: bool| {
+        let mut history = History::default();
+        history.push(SwapRecord { id: NEW, operator: "metrics".to_owned(), phase, ..SwapRecord::default() });
+        restored(history, &operators(is_draining)).get(NEW).unwrap().phase
+    };
+    assert_eq!(phase_after(Phase::Draining, true), Phase::Draining);
+    assert_eq!(phase_after(Phase::Draining, false), Phase::Done);
+    assert_eq!(phase_after(Phase::Probation, true), Phase::Draining);
+    assert_eq!(phase_after(Phase::Probation, false), Phase::Done);
+    assert_eq!(phase_after(Phase::Warming, true), Phase::Failed);
 }
