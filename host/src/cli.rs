@@ -86,7 +86,8 @@ enum Command {
     Rollback(rollback::RollbackArgs),
     /// End a running pipeline: checkpoint, commit, exit
     #[command(after_help = "Examples:\n  millrace stop campaign-metrics\n  \
-                      millrace stop campaign-metrics --savepoint /backup/before-upgrade")]
+                      millrace stop campaign-metrics --savepoint /backup/before-upgrade\n  \
+                      millrace stop campaign-metrics --drain        # windows that are open give their results now")]
     Stop(stop::StopArgs),
     /// Take a checkpoint and copy it, with all that it needs, into a folder
     #[command(after_help = "Example:\n  millrace savepoint campaign-metrics /backup/before-upgrade")]

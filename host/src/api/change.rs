@@ -91,7 +91,7 @@ pub fn rollback(control: &dyn Control, caller: &Caller, operator: &str, request:
     if request.has_body() {
         return refusal(400, "no body is expected here");
     }
-    let drain = match parameters::rollback(request.query.as_deref().unwrap_or_default()) {
+    let drain = match parameters::drain(request.query.as_deref().unwrap_or_default()) {
         Ok(drain) => drain,
         Err(message) => return refusal(400, &message),
     };
@@ -105,9 +105,13 @@ pub fn stop(control: &dyn Control, caller: &Caller, request: &Request) -> Respon
     if request.has_body() {
         return refusal(400, "no body is expected here");
     }
-    match control.stop(&caller.by) {
+    let drain = match parameters::drain(request.query.as_deref().unwrap_or_default()) {
+        Ok(drain) => drain,
+        Err(message) => return refusal(400, &message),
+    };
+    match control.stop(drain, &caller.by) {
         Ok(()) => {
-            caller.log("stop", None, None, "accepted");
+            caller.log(if drain { "stop --drain" } else { "stop" }, None, None, "accepted");
             json(202, &Stopping { pipeline: caller.pipeline.clone() })
         }
         Err(why) => caller.refused("stop", None, None, &why),

@@ -54,8 +54,8 @@ pub fn swap(operator: &str, query: &str) -> Result<SwapRequest, String> {
     Ok(request)
 }
 
-/// Whether the version that runs ends the windows that began before.
-pub fn rollback(query: &str) -> Result<bool, String> {
+/// The only thing that can be said of a rollback and of a stop: whether windows are ended first.
+pub fn drain(query: &str) -> Result<bool, String> {
     let mut drain = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match name.as_ref() {
@@ -148,9 +148,9 @@ mod tests {
         for (query, says) in
             [("drain=1", "`true` or"), ("drain=true&drain=true", "twice"), ("replace=true", "no parameter")]
         {
-            assert!(rollback(query).unwrap_err().contains(says), "{query}");
+            assert!(drain(query).unwrap_err().contains(says), "{query}");
         }
-        assert_eq!([rollback(""), rollback("drain=true"), rollback("drain=false")], [Ok(false), Ok(true), Ok(false)]);
+        assert_eq!([drain(""), drain("drain=true"), drain("drain=false")], [Ok(false), Ok(true), Ok(false)]);
         for body in ["", "[]", "{}", r#"{"folder": 1}"#, r#"{"folder": "/a", "b": 1}"#, r#"{"folder": "a/b"}"#] {
             assert!(savepoint(body.as_bytes()).unwrap_err().contains("/an/absolute/path"), "{body}");
         }

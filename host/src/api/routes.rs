@@ -121,7 +121,7 @@ impl Handler for Routes {
         let second = names.get(1).copied().unwrap_or_default();
         if let Some(query) = request.query.as_deref().filter(|query| !query.is_empty())
             && request.path.starts_with("/api/")
-            && route != Route::Plugin
+            && !matches!(route, Route::Plugin | Route::Rollback | Route::Stop)
         {
             return refusal(400, &format!("no parameters are expected here, and there are some: {query}"));
         }

@@ -121,7 +121,7 @@ fn end_after(seconds: u64, orders: Sender<Order>, done: &Arc<AtomicBool>) -> Hel
         woken.wait(Duration::from_secs(seconds));
         if !done.load(Relaxed) {
             // a run that is over has no receiver left
-            let _ = orders.send(Order::Stop);
+            let _ = orders.send(Order::Stop { drain: false });
         }
     });
     Helper { waker, thread }

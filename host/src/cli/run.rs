@@ -140,7 +140,7 @@ pub fn stop_on_signals(orders: crossbeam_channel::Sender<Order>) -> anyhow::Resu
                     std::process::exit(128 + signal);
                 }
                 // a run that is over has no receiver left
-                let _ = orders.send(Order::Stop);
+                let _ = orders.send(Order::Stop { drain: false });
             }
         })
         .context("cannot start a thread")?;

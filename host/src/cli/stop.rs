@@ -17,6 +17,9 @@ pub struct StopArgs {
     /// take a savepoint into this folder first
     #[arg(long, value_name = "DIR")]
     pub savepoint: Option<String>,
+    /// all windows give their results first, as at the end of a bounded run
+    #[arg(long, conflicts_with = "savepoint")]
+    pub drain: bool,
 }
 
 pub fn run(args: &StopArgs) -> Result<(), Failure> {
@@ -25,7 +28,9 @@ pub fn run(args: &StopArgs) -> Result<(), Failure> {
         savepoint::take(&run, dir)?;
     }
     let name = &run.status.name;
-    let _: Stopping = run.post("/stop", &[], None, Duration::from_secs(30))?;
+    let drain: Vec<(String, String)> =
+        args.drain.then(|| ("drain".to_owned(), "true".to_owned())).into_iter().collect();
+    let _: Stopping = run.post("/stop", &drain, None, Duration::from_secs(30))?;
     let until = Instant::now() + PATIENCE;
     // another run may listen at the same address by then
     while run

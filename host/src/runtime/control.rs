@@ -67,8 +67,8 @@ pub trait Control: Send + Sync {
     /// The last swaps, oldest first.
     fn swaps(&self) -> Vec<SwapRecord>;
 
-    /// Checkpoint, commit, end.
-    fn stop(&self, by: &str) -> Result<(), Refused>;
+    /// Checkpoint, commit, end. `drain`: all windows give their results first, as at the end of a bounded run.
+    fn stop(&self, drain: bool, by: &str) -> Result<(), Refused>;
 
     /// Takes a checkpoint now and copies it, with all that it needs, into this folder, where it is kept until it is deleted.
     /// Returns when it is complete: the number of the checkpoint.

@@ -466,9 +466,9 @@ impl Control for Controller {
         self.history.lock().iter().cloned().collect()
     }
 
-    fn stop(&self, by: &str) -> Result<(), Refused> {
-        info!(by, "stopping: asked for");
-        self.orders.send(Order::Stop).map_err(|_| Refused::Conflict("the run is ending".to_owned()))
+    fn stop(&self, drain: bool, by: &str) -> Result<(), Refused> {
+        info!(by, drain, "stopping: asked for");
+        self.orders.send(Order::Stop { drain }).map_err(|_| Refused::Conflict("the run is ending".to_owned()))
     }
 
     fn savepoint(&self, folder: &str, by: &str) -> Result<u64, Refused> {

@@ -54,8 +54,8 @@ pub struct CommittingSink {
 
 /// What a run wants of its coordinator.
 pub enum Order {
-    /// checkpoint, commit, end
-    Stop,
+    /// checkpoint, commit, end; `drain`: event time ends first, and all windows with it
+    Stop { drain: bool },
     /// put a version of a plugin beside the running one, and then in its place
     Swap(SwapOrder),
     /// exchange them again
@@ -185,6 +185,7 @@ impl Coordinator {
         let mut at_end: BTreeSet<TaskId> = BTreeSet::new();
         let mut ended: BTreeSet<TaskId> = BTreeSet::new();
         let mut stopping = false;
+        let mut draining = false;
         // too much state
         let mut full: Option<String> = None;
         let mut savepoint: Option<(SavepointWork, Sender<Result<u64, String>>)> = None;
@@ -203,7 +204,9 @@ impl Coordinator {
                 if one_more {
                     // tasks that end cannot be asked twice: they must be of one mind before
                 } else if ends {
-                    last = Some((Reason::Stop, Finished::Stopped));
+                    // what does not fit into memory is not given early for it
+                    let reason = if draining && full.is_none() { Reason::Drained } else { Reason::Stop };
+                    last = Some((reason, Finished::Stopped));
                 } else if all_read {
                     let reason = if self.keep_open { Reason::Stop } else { Reason::Drained };
                     last = Some((reason, Finished::ReachedEnd));
@@ -279,9 +282,11 @@ impl Coordinator {
                     self.confirmed(confirmed)?;
                 },
                 recv(self.orders) -> order => match order {
-                    Ok(Order::Stop) => {
-                        info!("stopping: taking a last checkpoint");
+                    Ok(Order::Stop { drain }) => {
+                        let what = if drain { "ending all windows and " } else { "" };
+                        info!("stopping: {what}taking a last checkpoint");
                         stopping = true;
+                        draining |= drain;
                     }
                     Ok(Order::Swap(order)) => self.swaps.request(order),
                     Ok(Order::RollBack { operator, why }) => self.swaps.roll_back(&operator, why),

@@ -151,8 +151,8 @@ pub fn not_migrated(name: &str, why: &str) -> String {
 
 fn choices(name: &str) -> String {
     format!(
-        "hint: change it back, or stop the old pipeline with its windows closed (`run --until-end`), or \
-         `--drop-state {name}` to begin `{name}` with empty windows"
+        "hint: change it back; then let the old plugin end the open windows, beside the new one (`millrace swap … --drain`) or \
+         at once (`millrace stop --drain`); or `--drop-state {name}` to begin `{name}` with empty windows"
     )
 }
 

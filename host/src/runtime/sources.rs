@@ -57,7 +57,7 @@ pub fn start(
     parts.stats.status.memory.wakes(&wakers);
     let mut sources = Sources::default();
     let mut pause = |pause| match shared.orders.recv_timeout(pause) {
-        Ok(Order::Stop) => true,
+        Ok(Order::Stop { .. }) => true,
         // nobody can ask for anything else yet: see [`SharedHistory::open`](super::swaps::SharedHistory::open)
         Ok(_) => false,
         Err(error) => {

@@ -36,6 +36,13 @@ fn the_api_is_what_its_document_says() -> Result<()> {
     let api = Api::of(&mut millrace, &pipeline)?;
     api.wait_for_rows(&mut millrace, "counts", 1_000)?;
 
+    // there is something to go back to
+    let equal = std::fs::read(swap_counts("equal")?)?;
+    let (status, record) = api.post("/operators/counts/plugin", "application/wasm", &equal)?;
+    ensure!(status == 202, "{status}: {record}");
+    let below = format!("/swaps/{}", record["id"]);
+    millrace.while_running("a swap to be done", MINUTE, || Ok(api.get(&below)?["phase"] == "done"))?;
+
     let answers = scratch.path().join("answers.txt");
     let components = ["v1", "equal", "trap_first", "incompatible"].map(swap_counts);
     let components = components.into_iter().map(|path| Ok(path?.display().to_string())).collect::<Result<Vec<_>>>()?;

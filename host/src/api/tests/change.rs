@@ -30,8 +30,9 @@ impl Control for Asked {
         Ok(record)
     }
 
-    fn rollback(&self, operator: &str, _: bool, by: &str) -> Result<SwapRecord, Refused> {
-        self.others.lock().unwrap().push(format!("rollback {operator} {by}"));
+    fn rollback(&self, operator: &str, drain: bool, by: &str) -> Result<SwapRecord, Refused> {
+        let how = if drain { " drained" } else { "" };
+        self.others.lock().unwrap().push(format!("rollback{how} {operator} {by}"));
         Ok(SwapRecord { id: 2, operator: operator.into(), is_rollback: true, ..SwapRecord::default() })
     }
 
@@ -41,8 +42,9 @@ impl Control for Asked {
         vec![SwapRecord { operator: "metrics".into(), requested_at_ms: 5, ..done }]
     }
 
-    fn stop(&self, by: &str) -> Result<(), Refused> {
-        self.others.lock().unwrap().push(format!("stop {by}"));
+    fn stop(&self, drain: bool, by: &str) -> Result<(), Refused> {
+        let how = if drain { " drained" } else { "" };
+        self.others.lock().unwrap().push(format!("stop{how} {by}"));
         Ok(())
     }
 
@@ -107,7 +109,16 @@ fn the_other_changes_and_the_history() {
     let json = format!("{MARK}Content-Type: application/json\r\n");
     let (status, body) = post(&api, "/savepoints", &json, br#"{"folder": "/save"}"#);
     assert_eq!((status, body.as_str()), (201, r#"{"checkpoint":12,"folder":"/save"}"#));
-    assert_eq!(*asked.others.lock().unwrap(), ["rollback metrics local", "stop local", "savepoint /save local"]);
+    assert_eq!(post(&api, "/operators/metrics/rollback?drain=true", MARK, b"").0, 202);
+    assert_eq!(post(&api, "/stop?drain=true", MARK, b"").0, 202);
+    let expected = [
+        "rollback metrics local",
+        "stop local",
+        "savepoint /save local",
+        "rollback drained metrics local",
+        "stop drained local",
+    ];
+    assert_eq!(*asked.others.lock().unwrap(), expected);
     for (below, headers, body, status) in [
         ("/stop", MARK, &b"x"[..], 400),
         ("/stop?now=true", MARK, b"", 400),
@@ -117,7 +128,7 @@ fn the_other_changes_and_the_history() {
     ] {
         assert_eq!(post(&api, below, headers, body).0, status, "{below}");
     }
-    assert_eq!(asked.others.lock().unwrap().len(), 3);
+    assert_eq!(asked.others.lock().unwrap().len(), 5);
     let one = get(&api, "/api/v1/pipelines/billing/swaps/7", "");
     assert_eq!(serde_json::from_str::<SwapRecord>(&one.1).unwrap().phase, Phase::Done);
     for id in ["8", "x", "-1"] {

@@ -202,7 +202,7 @@ fn a_running_pipeline_is_asked_for_one_and_goes_on() {
     });
     let asking = std::thread::spawn(move || {
         let number = answer.recv();
-        orders.send(Order::Stop).unwrap();
+        orders.send(Order::Stop { drain: false }).unwrap();
         number.unwrap().unwrap()
     });
     run::run(parts, RunOptions { observer: Some(observer), ..RunOptions::default() }, receiver).unwrap();

@@ -166,7 +166,7 @@ impl Process {
 
     fn stop(&self) {
         // a run that is over listens no more
-        let _ = self.orders.send(Order::Stop);
+        let _ = self.orders.send(Order::Stop { drain: false });
     }
 
     fn stand_still(&self) {

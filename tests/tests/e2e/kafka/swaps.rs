@@ -307,8 +307,14 @@ fn a_version_that_takes_no_state_begins_with_the_next_windows() -> Result<()> {
     millrace.terminate(MINUTE)?.ok()?;
     Millrace::run_to_end(&bench.file(), TWO_MINUTES)?.ok()?;
 
+    let tables = [("ads.once", WINDOW_MS, cuts[0]), ("ads.hops", 3 * WINDOW_MS, cuts[1])];
+    clicks_count_as_three_after(&bench, &tables)
+}
+
+/// Of each table: its windows' size, and where the version begins that counts a click as three.
+fn clicks_count_as_three_after(bench: &Bench, tables: &[(&str, i64, i64)]) -> Result<()> {
     let dump = bench.dump()?;
-    for ((table, size_ms), cut) in [("ads.once", WINDOW_MS), ("ads.hops", 3 * WINDOW_MS)].into_iter().zip(cuts) {
+    for &(table, size_ms, cut) in tables {
         let rule = format!("CASE WHEN event_type <> 'click' THEN 0 WHEN window_start < {cut} THEN 1 ELSE 3 END");
         let clicks = format!("sum({rule})::BIGINT");
         let counts = COUNTS
@@ -322,6 +328,25 @@ fn a_version_that_takes_no_state_begins_with_the_next_windows() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// `stop --drain`: windows that are open give their results now, those of a former version too.
+#[test]
+fn a_stop_that_drains_gives_all_that_is_open() -> Result<()> {
+    let mut bench = bench("stop-drain", "1s")?;
+    bench.produce(20_000)?;
+    let mut millrace = Millrace::run(&bench.file(), &[], &[])?;
+    let api = Api::of(&mut millrace, &bench.pipeline)?;
+    api.wait_for_count(&mut millrace, "once", "rows_in_total", 20_000)?;
+    let record = swap(&api, &mut millrace, "once", "incompatible", "?drain=true")?;
+    let cut = record["drains_before_ms"].as_i64().with_context(|| format!("no cut: {record}"))?;
+    bench.produce(10_000)?;
+    api.wait_for_count(&mut millrace, "once", "rows_in_total", 30_000)?;
+    let file = bench.file().display().to_string();
+    let stopped = std::process::Command::new(paths::millrace()?).args(["stop", &file, "--drain"]).output()?;
+    ensure!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
+    millrace.wait(MINUTE)?.ok()?;
+    clicks_count_as_three_after(&bench, &[("ads.once", WINDOW_MS, cut)])
 }
 
 /// A version that is rolled back leaves nothing behind in a table that takes corrections.
