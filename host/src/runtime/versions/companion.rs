@@ -430,3 +430,6 @@ impl Worker {
 fn gather(pending: &[Pending], input: &[InputColumn]) -> Result<Vec<Option<ArrayRef>>, String> {
     Pending::gather(pending, input).map_err(|e: RunError| e.to_string())
 }
+
+#[cfg(test)]
+mod tests;
