@@ -34,7 +34,7 @@ fn versions(events: Sender<Event>) -> Versions {
 }
 
 /// Its instance is there once `ready` says so.
-fn candidate(ready: Receiver<()>) -> Arc<Candidate> {
+fn candidate(ready: Receiver<()>, comparison: Option<Comparison>) -> Arc<Candidate> {
     let open = move || {
         let _ = ready.recv();
         Ok(sums())
@@ -53,9 +53,15 @@ fn candidate(ready: Receiver<()>) -> Arc<Candidate> {
         recorder: Box::new(|| None),
         input: columns(),
         origin: None,
-        comparison: None,
+        comparison,
         is_over: Arc::default(),
     })
+}
+
+fn attach(versions: &mut Versions, candidate: &Arc<Candidate>) {
+    let (node, stats) = ("sums".into(), Arc::default());
+    let parts = NodeParts { node: &node, kept_bytes_max: usize::MAX, stats: &stats, consecutive_limit: 5 };
+    versions.attach(candidate, &parts, None);
 }
 
 fn update(versions: &mut Versions, numbers: &[i64], slots: &[u32]) {
@@ -82,9 +88,7 @@ fn a_candidate_that_is_too_slow_is_given_up_and_the_task_goes_on() {
     versions.exported(&[0]);
 
     let (_ready, never) = bounded(0);
-    let parts =
-        NodeParts { node: &"sums".into(), kept_bytes_max: usize::MAX, stats: &Arc::default(), consecutive_limit: 5 };
-    versions.attach(&candidate(never), &parts, None);
+    attach(&mut versions, &candidate(never, None));
     update(&mut versions, &[2], &[0]);
     assert!(versions.has_candidate() && said.is_empty());
 
@@ -101,4 +105,25 @@ fn a_candidate_that_is_too_slow_is_given_up_and_the_task_goes_on() {
     update(&mut versions, &[600], &[2]);
     assert_eq!(results(&mut versions), [1 + 2 + 5, 20 + 40, 300 + 600]);
     assert!(said.is_empty());
+}
+
+#[test]
+fn a_shadow_measures_what_a_row_takes() {
+    let (events, said) = unbounded();
+    let mut versions = versions(events);
+    let output = versions.signature().output.clone();
+    update(&mut versions, &[1, 20, 300], &[0, 1, 2]);
+    versions.export(0, &[0, 1, 2]).unwrap();
+    versions.exported(&[0]);
+    let (_, at_once) = bounded(0);
+    let candidate = candidate(at_once, Some(Comparison::new(Vec::new(), output.clone(), output, 0.0)));
+    attach(&mut versions, &candidate);
+    assert!(matches!(said.recv().unwrap(), Event::CaughtUp { version: 7, .. }));
+    let report = || candidate.comparison.as_ref().unwrap().report();
+    assert_eq!((report().old_ns_per_row, report().new_ns_per_row), (None, None));
+    update(&mut versions, &[2], &[0]);
+    // all that it was told is done by then
+    versions.exchange(7, None).unwrap().unwrap();
+    assert!(report().old_ns_per_row.is_some() && report().new_ns_per_row.is_some(), "{:?}", report());
+    assert_eq!(results(&mut versions), [3, 20, 300]);
 }
