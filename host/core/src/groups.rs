@@ -204,6 +204,11 @@ impl WindowGroups {
         self.groups.iter().map(|g| g.slot).collect()
     }
 
+    /// How many bytes all keys take.
+    pub fn key_bytes(&self) -> usize {
+        self.key_bytes.len()
+    }
+
     /// Canonical key bytes of each group, in the same order.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.groups.iter().map(|g| self.key_of(g))

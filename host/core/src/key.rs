@@ -79,6 +79,30 @@ impl Keys {
     }
 }
 
+/// Keys one after the other: of many groups there is one allocation, not one each.
+#[derive(Clone, Debug, Default)]
+pub struct KeyList {
+    bytes: Vec<u8>,
+    /// where each key ends
+    ends: Vec<usize>,
+}
+
+impl KeyList {
+    pub fn with_capacity(keys: usize, bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(keys) }
+    }
+
+    pub fn push(&mut self, key: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.ends.push(self.bytes.len());
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| self.bytes.get(start..*end).unwrap_or_default())
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("a column of type {0} cannot be part of a key")]
 pub struct NotAKey(pub DataType);
@@ -341,6 +365,15 @@ mod tests {
             assert_eq!(a, b);
         }
         assert_eq!(decode(&fields[..1], (0..3).map(|i| keys.bytes(i))).unwrap_err(), BadKey);
+    }
+
+    #[test]
+    fn a_list_gives_its_keys_back() {
+        let keys: [&[u8]; 5] = [b"a", b"", b"bcd", b"", b"e"];
+        let mut list = KeyList::with_capacity(2, 1);
+        assert_eq!(list.iter().count(), 0);
+        keys.iter().for_each(|key| list.push(key));
+        assert_eq!(list.iter().collect::<Vec<_>>(), keys);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use crate::due::{Due, Loads, Policy, When};
 use crate::groups::WindowGroups;
-use crate::key::Keys;
+use crate::key::{KeyList, Keys};
 use crate::ledger::Entry;
 use crate::panes::{Panes, Reached};
 use crate::sessions::{Kind, Sessions};
@@ -80,7 +80,7 @@ pub struct Bucket {
     pub window: Window,
     pub slots: Vec<u32>,
     /// one per slot
-    pub keys: Vec<Vec<u8>>,
+    pub keys: KeyList,
     /// one per slot, where they differ from the bucket's
     pub windows: Option<Vec<Window>>,
 }
@@ -283,14 +283,14 @@ impl Windower {
             Self::Panes(panes) => {
                 let bucket = |start: &i64| {
                     let groups = panes.table.window(*start)?;
+                    let mut slots = Vec::with_capacity(groups.len());
+                    let mut keys = KeyList::with_capacity(groups.len(), groups.key_bytes());
                     // of nothing but refused rows: there is nothing to keep
-                    let live = || groups.iter().filter(|(_, _, slot)| panes.table.slots.is_live(*slot));
-                    Some(Bucket {
-                        window: panes.pane(*start),
-                        slots: live().map(|(_, _, slot)| slot).collect(),
-                        keys: live().map(|(_, key, _)| key.to_vec()).collect(),
-                        windows: None,
-                    })
+                    for (_, key, slot) in groups.iter().filter(|(_, _, slot)| panes.table.slots.is_live(*slot)) {
+                        slots.push(slot);
+                        keys.push(key);
+                    }
+                    Some(Bucket { window: panes.pane(*start), slots, keys, windows: None })
                 };
                 starts_ms.iter().filter_map(bucket).collect()
             }

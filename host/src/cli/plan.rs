@@ -32,6 +32,25 @@ pub struct PlanArgs {
 
 /// Exit code 0: a run would go on and lose nothing. 1: it would refuse, or lose state.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
+    let Made { pipeline, number, plan } = make(args)?;
+    match args.format {
+        Form::Json => {
+            let harmless = plan.steps().all(|step| step.fate.is_harmless());
+            println!("{}", json!({ "pipeline": pipeline, "checkpoint": number, "harmless": harmless, "plan": plan }));
+        }
+        Form::Text => print!("{}", show(&pipeline, number, &plan)),
+    }
+    verdict(&plan).map_err(|why| Failure::Other(anyhow::anyhow!(why)))
+}
+
+/// A plan, of which pipeline, from which checkpoint.
+struct Made {
+    pipeline: String,
+    number: Option<u64>,
+    plan: Plan,
+}
+
+fn make(args: &PlanArgs) -> Result<Made, Failure> {
     let loaded = load(&args.file)?;
     let opened = resolve(&loaded, None)?;
     let runtime = io_runtime()?;
@@ -39,31 +58,21 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let pipeline = &loaded.pipeline;
     let store =
         CheckpointStore::open_existing(&pipeline.checkpoint.location, &pipeline.name).map_err(|e| failed(&e))?;
-    let mut last = None;
+    let (mut last, mut incarnation) = (None, None);
     if let Some(store) = &store {
         let survey = runtime.block_on(store.survey()).map_err(|e| failed(&e))?;
         match choose(&survey, &[]) {
             Choice::Fresh => {}
-            Choice::Resume { restored, .. } => last = restored,
+            Choice::Resume { restored, incarnation: of, .. } => (last, incarnation) = (restored, Some(of)),
             Choice::Refuse(refusal) => return Err(failed(&refusal)),
         }
     }
     let checkpoint = last.as_ref().and_then(|record| Some((record.number, record.checkpoint()?)));
     let found = checkpoint.zip(store.as_ref()).map(|((_, checkpoint), store)| (checkpoint, store));
     let drop_state: BTreeSet<String> = args.drop_state.iter().cloned().collect();
-    let plan = plan::make(pipeline, &opened, found, &drop_state, runtime.handle()).map_err(|e| failed(&e))?;
-    let number = checkpoint.map(|(number, _)| number);
-    match args.format {
-        Form::Json => {
-            let harmless = plan.steps().all(|step| step.fate.is_harmless());
-            println!(
-                "{}",
-                json!({ "pipeline": pipeline.name, "checkpoint": number, "harmless": harmless, "plan": plan })
-            );
-        }
-        Form::Text => print!("{}", show(&pipeline.name, number, &plan)),
-    }
-    verdict(&plan).map_err(|why| Failure::Other(anyhow::anyhow!(why)))
+    let plan = plan::make(pipeline, &opened, found, incarnation.as_deref(), &drop_state, runtime.handle());
+    let plan = plan.map_err(|e| failed(&e))?;
+    Ok(Made { pipeline: pipeline.name.clone(), number: checkpoint.map(|(number, _)| number), plan })
 }
 
 fn verdict(plan: &Plan) -> Result<(), String> {
@@ -140,6 +149,18 @@ fn show_plugin(text: &mut String, change: &Change, indent: &str) {
         && before.config != after.config
     {
         let _ = writeln!(text, "{indent}configuration {} → {}", before.config, after.config);
+    }
+    let imports = |plugin: Option<&Plugin>| Some(plugin?.imports.as_ref()?.join(", "));
+    let (before, after) = (imports(change.before.as_ref()), imports(change.after.as_ref()));
+    let named = |imports: &str| if imports.is_empty() { "nothing".to_owned() } else { imports.to_owned() };
+    match (&before, &after) {
+        (Some(before), Some(after)) if before != after => {
+            let _ = writeln!(text, "{indent}asks for {} (before: {})", named(after), named(before));
+        }
+        (None, Some(after)) if !after.is_empty() => {
+            let _ = writeln!(text, "{indent}asks for {after}");
+        }
+        _ => {}
     }
     if let Some(after) = change.after.as_ref().filter(|after| !after.capabilities.is_empty()) {
         let _ = writeln!(text, "{indent}may use {}", after.capabilities.join(", "));

@@ -42,8 +42,8 @@ pub struct SwapArgs {
     /// a plugin of another name is meant
     #[arg(long)]
     pub replace: bool,
-    /// once it runs, the pipeline file names it, too
-    #[arg(long, requires = "file", conflicts_with_all = ["config", "detach", "api"])]
+    /// once it runs, the pipeline file gives it, too: its path, and its configuration
+    #[arg(long, conflicts_with_all = ["detach", "api"])]
     pub write: bool,
     /// do not wait for it
     #[arg(long)]
@@ -100,25 +100,29 @@ pub fn run(args: &SwapArgs) -> Result<(), Failure> {
     let record = follow.to_end(record)?;
     // a shadow that was only to be looked at ends with its report
     let looked_at = args.shadow.is_some() && !args.promote_if_equal && record.shadow.is_some();
-    if let (true, true, Some(component)) = (args.write, record.phase.is_active(), &args.file) {
+    if args.write && record.phase.is_active() {
         let file = args.reach.file()?;
-        write(&file, &args.operator, component)?;
-        eprintln!("{} names it now", file.display());
+        write(&file, &record, args.file.as_deref())?;
+        eprintln!("{} gives it now", file.display());
     }
     end(&record, &args.reach, args.format, record.phase.is_active() || (looked_at && record.phase == Phase::Discarded))
 }
 
-/// Into the pipeline file, all of it or nothing.
-fn write(file: &Path, operator: &str, component: &Path) -> Result<(), Failure> {
+/// Into the pipeline file, all of it or nothing. `component`: none: only the configuration is another.
+fn write(file: &Path, record: &SwapRecord, component: Option<&Path>) -> Result<(), Failure> {
     let pipeline = super::open::load(file)?.pipeline;
-    let spec = pipeline.aggregations.iter().find(|(name, _)| name == operator).map(|(_, spec)| spec);
-    let plugin = spec.map(|spec| spec.plugin.as_str()).unwrap_or_default();
+    let spec = pipeline.aggregations.iter().find(|(name, _)| *name == record.operator).map(|(_, spec)| spec);
     let failed =
-        |why: String| Failure::Other(anyhow::anyhow!("it runs, but {} does not name it: {why}", file.display()));
+        |why: String| Failure::Other(anyhow::anyhow!("it runs, but {} does not give it: {why}", file.display()));
+    let spec = spec.ok_or_else(|| failed(format!("it has no aggregation `{}`", record.operator)))?;
     let folder = pipeline.file.parent().unwrap_or(Path::new("."));
-    let path = write_back::path_from(folder, component).map_err(failed)?;
     let text = std::fs::read_to_string(&pipeline.file).map_err(|e| failed(e.to_string()))?;
-    let changed = write_back::with_plugin_path(&text, plugin, &path).map_err(failed)?;
+    let given = pipeline.secrets.seal(&spec.config);
+    let mut changed = write_back::with_config(&text, &record.operator, &given, &record.to.config).map_err(failed)?;
+    if let Some(component) = component {
+        let path = write_back::path_from(folder, component).map_err(failed)?;
+        changed = write_back::with_plugin_path(&changed, &spec.plugin, &path).map_err(failed)?;
+    }
     let beside = pipeline.file.with_extension("toml.new");
     let written = std::fs::write(&beside, changed).and_then(|()| std::fs::rename(&beside, &pipeline.file));
     written.map_err(|e| failed(e.to_string()))

@@ -17,7 +17,7 @@ use super::{beforehand, nodes};
 use crate::api::words;
 use crate::checkpoint::CheckpointStore;
 use crate::cli::open::Opened;
-use crate::plugin::StateOrigin;
+use crate::plugin::{Artifact, StateOrigin};
 use crate::spec::model::Pipeline;
 
 pub(super) mod tables;
@@ -82,12 +82,15 @@ pub struct Plugin {
     /// what the file lets it do; unknown of what ran before
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// interfaces that the component asks for, besides Millrace's own; none: its bytes are not at hand
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imports: Option<Vec<String>>,
 }
 
 impl From<&PluginRef> for Plugin {
     fn from(plugin: &PluginRef) -> Self {
         let PluginRef { name, version, sha256, config, in_file: _ } = plugin.clone();
-        Self { name, version, sha256, config, capabilities: Vec::new() }
+        Self { name, version, sha256, config, capabilities: Vec::new(), imports: None }
     }
 }
 
@@ -199,11 +202,12 @@ fn change(before: Option<&PluginRef>, after: Option<&PluginRef>) -> Option<Chang
     Some(Change { before: before.map(Plugin::from), after: after.map(Plugin::from) })
 }
 
-/// The whole of it. `found`: the last checkpoint, and where it is.
+/// The whole of it. `found`: the last checkpoint, and where it is. `incarnation`: of the log there.
 pub fn make(
     pipeline: &Pipeline,
     opened: &Opened,
     found: Option<(&Checkpoint, &CheckpointStore)>,
+    incarnation: Option<&str>,
     drop_state: &BTreeSet<String>,
     runtime: &Handle,
 ) -> Result<Plan, RunError> {
@@ -229,13 +233,33 @@ pub fn make(
         if let (Some(after), Some(plugin)) = (step.plugin.as_mut().and_then(|c| c.after.as_mut()), plugin) {
             after.capabilities.clone_from(&plugin.capabilities);
         }
+        let change = step.plugin.iter_mut().flat_map(|change| change.before.iter_mut().chain(&mut change.after));
+        for plugin in change {
+            plugin.imports = component(opened, found.as_ref().map(|(_, reader)| reader), &plugin.sha256);
+        }
     }
     let rows = |sink: &str| opened.resolved.input.get(sink).cloned().unwrap_or_default();
     for (name, spec) in &pipeline.sinks {
         let Some(step) = plan.sinks.iter_mut().find(|step| step.name == *name) else { continue };
         let columns = nodes::sink_columns(pipeline, spec, &rows(name));
         match runtime.block_on(tables::look_at(pipeline, name, spec, &columns)) {
-            Ok(table) => step.table = table,
+            Ok(Some(table)) => {
+                // every run claims its tables
+                let had = checkpoint.sinks.contains_key(name);
+                let claim = table.claim.as_ref();
+                if let Some(of_another) = claim.filter(|of| Some(of.claim.incarnation.as_str()) != incarnation) {
+                    step.fate = Fate::Refused;
+                    step.why = Some(of_another.other.clone());
+                } else if claim.is_none() && had {
+                    step.why = Some(format!(
+                        "table {} is not the one of before: what has been committed to that one is not in it, and is not \
+                         written again",
+                        table.name
+                    ));
+                }
+                step.table = Some(table);
+            }
+            Ok(None) => {}
             Err(why) => {
                 step.fate = Fate::Refused;
                 step.why = Some(why);
@@ -243,4 +267,14 @@ pub fn make(
         }
     }
     Ok(plan)
+}
+
+/// What a component asks for, if its bytes are with the file or with the checkpoints.
+fn component(opened: &Opened, kept: Option<&nodes::Reader>, sha256: &str) -> Option<Vec<String>> {
+    let bytes = match opened.plugin_bytes.get(sha256) {
+        Some(bytes) => bytes.clone(),
+        None => kept.and_then(|reader| reader.runtime.block_on(reader.store.get_plugin(sha256)).ok())?.into(),
+    };
+    let artifact = Artifact::from_bytes("plugin", bytes, None).ok()?;
+    Some(artifact.imports().iter().filter(|import| !import.starts_with("millrace:")).cloned().collect())
 }

@@ -171,6 +171,27 @@ impl PluginGauges {
     }
 }
 
+/// Where a version's counters stood at some moment.
+#[derive(Clone, Debug)]
+pub struct Since {
+    gauges: Arc<PluginGauges>,
+    cpu_ns: u64,
+    rows: u64,
+}
+
+impl Since {
+    pub fn now(gauges: &Arc<PluginGauges>) -> Self {
+        let (cpu_ns, rows) = (gauges.cpu_ns_total.load(Relaxed), gauges.rows_total.load(Relaxed));
+        Self { gauges: Arc::clone(gauges), cpu_ns, rows }
+    }
+
+    /// Nanoseconds of processor time and rows, since then.
+    pub fn taken(&self) -> (u64, u64) {
+        let Self { cpu_ns, rows, .. } = Self::now(&self.gauges);
+        (cpu_ns.saturating_sub(self.cpu_ns), rows.saturating_sub(self.rows))
+    }
+}
+
 /// The same at one instant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PluginReport {

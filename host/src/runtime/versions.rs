@@ -39,7 +39,7 @@ use super::failures::FailedRow;
 use super::message::{Event, RunError, TaskId};
 use super::migration::explain_columns;
 use super::recorder::{PlaceOf, Recorder};
-use super::status::{PluginGauges, PluginSlot};
+use super::status::{PluginGauges, PluginSlot, Since};
 use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
 
 pub mod companion;
@@ -218,8 +218,9 @@ impl Versions {
         let gauges = PluginGauges::of(swap::Version { name, version, sha256, config });
         self.slot.set(self.active.accumulator.gauges(), Some(&gauges));
         let accumulator = node.accumulator(&candidate, gauges);
+        let active = Since::now(self.active.accumulator.gauges());
         let companion =
-            Companion::candidate(&self.task, &self.events, candidate, accumulator, state, total, warm_until_ms);
+            Companion::candidate(&self.task, &self.events, candidate, accumulator, state, total, warm_until_ms, active);
         match companion {
             Ok(companion) => self.companion = Some(companion),
             Err((version, reason)) => {

@@ -1,5 +1,5 @@
-//! ns per row of `update`, natively: 1,000 campaigns × 1M users, both zipf-distributed, batches of 8,192 rows.
-//! `cargo run --release -p campaign-metrics --example speed [exact|hll]`
+//! ns per row of `update`, natively: campaigns (1,000) × 1M users, both zipf-distributed, batches of 8,192 rows.
+//! `cargo run --release -p campaign-metrics --example speed [exact|hll] [CAMPAIGNS] [BATCHES]`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,8 +18,6 @@ use millrace_plugin::aggregation::{Accumulator, Plugin};
 use millrace_plugin::column::{Bytes, ColumnRef, DataRef};
 
 const ROWS: usize = 8192;
-const BATCHES: usize = 366;
-const CAMPAIGNS: usize = 1000;
 const USERS: usize = 1_000_000;
 
 struct Zipf(Vec<f64>);
@@ -53,9 +51,11 @@ struct Batch {
 
 fn main() {
     let mode = std::env::args().nth(1).unwrap_or_else(|| "exact".into());
-    let (users, campaigns, mut seed) = (Zipf::new(USERS), Zipf::new(CAMPAIGNS), 1u64);
+    let number = |at, default| std::env::args().nth(at).map_or(default, |arg| arg.parse().unwrap());
+    let (campaign_count, batch_count) = (number(2, 1_000), number(3, 366));
+    let (users, campaigns, mut seed) = (Zipf::new(USERS), Zipf::new(campaign_count), 1u64);
     let names = ["impression", "click", "conversion"];
-    let batches: Vec<Batch> = (0..BATCHES)
+    let batches: Vec<Batch> = (0..batch_count)
         .map(|_| {
             let mut b = Batch {
                 kinds: Bytes::default(),
@@ -92,7 +92,7 @@ fn main() {
         let start = Instant::now();
         let mut half = start;
         for (i, b) in batches.iter().enumerate() {
-            if i == BATCHES / 2 {
+            if i == batch_count / 2 {
                 half = Instant::now();
             }
             let kinds = match dictionary {
@@ -104,15 +104,15 @@ fn main() {
                 ColumnRef { data: DataRef::Utf8(b.users.as_ref()), validity: None },
                 ColumnRef { data: DataRef::Float64(&b.revenue), validity: Some(&b.validity) },
             ];
-            acc.update(&columns, &b.groups, CAMPAIGNS as u32).unwrap();
+            acc.update(&columns, &b.groups, campaign_count as u32).unwrap();
         }
         let end = start.elapsed();
-        let rows = (BATCHES * ROWS) as f64;
-        let groups: Vec<u32> = (0..CAMPAIGNS as u32).collect();
+        let rows = (batch_count * ROWS) as f64;
+        let groups: Vec<u32> = (0..campaign_count as u32).collect();
         let size = acc.size();
         let (mut cursor, mut exported, export_start) = (Some(0), 0usize, Instant::now());
         while let Some(at) = cursor {
-            let chunk = acc.state(&groups, at, 8 << 20).unwrap();
+            let chunk = acc.state(&groups, at, 2 << 20).unwrap();
             cursor = chunk.next;
             exported += chunk.groups.len();
         }

@@ -8,6 +8,7 @@ pub mod hash;
 pub mod hll;
 pub mod idset;
 pub mod intern;
+mod order;
 pub mod scope;
 
 use crate::column::{Bytes, Column, ColumnData, ColumnRef, DataRef, DataType, Error, Field, offset};

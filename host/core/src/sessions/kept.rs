@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{FOREVER, Kind, Session, Sessions};
 use crate::due::Given;
-use crate::key::Keys;
+use crate::key::{KeyList, Keys};
 use crate::ledger::Entry;
 use crate::slots::TooManyGroups;
 use crate::window::Window;
@@ -58,12 +58,12 @@ impl Sessions {
                 Kind::Session => Window { start_ms: *start_ms, end_ms: start_ms.saturating_add(self.bucket_ms()) },
             };
             let windows = Some(Vec::new());
-            found.insert(*start_ms, Bucket { window, slots: Vec::new(), keys: Vec::new(), windows });
+            found.insert(*start_ms, Bucket { window, slots: Vec::new(), keys: KeyList::default(), windows });
         }
         for (slot, session) in self.alive() {
             let Some(bucket) = found.get_mut(&self.bucket_start(session.start_ms)) else { continue };
             bucket.slots.push(slot);
-            bucket.keys.push(self.key_bytes(session).to_vec());
+            bucket.keys.push(self.key_bytes(session));
             if let Some(windows) = &mut bucket.windows {
                 windows.push(session.window());
             }

@@ -259,7 +259,7 @@ impl Task {
             let windows = bucket.windows.clone().unwrap_or_else(|| vec![bucket.window; bucket.slots.len()]);
             let rows = bucket.keys.iter().zip(windows).zip(&bucket.slots);
             let set = |slot: &u32| self.slots.get(slot).cloned().unwrap_or_default();
-            let rows = rows.map(|((key, window), slot)| (key.clone(), window, set(slot))).collect();
+            let rows = rows.map(|((key, window), slot)| (key.to_vec(), window, set(slot))).collect();
             checkpoint.state.insert(bucket.window.start_ms, rows);
         }
         for ((start, _), rows) in &self.disk.parts {

@@ -52,16 +52,59 @@ fn a_changed_file_is_held_against_the_last_checkpoint() {
     assert_eq!(planned(&place, &[]).unwrap_err().1, 2);
 }
 
+/// A table that this pipeline has committed to.
+const TABLE: &str = r#"
+[catalogs.lake]
+type = "sql"
+uri = "sqlite:warehouse/catalog.db"
+warehouse = "./warehouse"
+
+[sinks.table]
+type = "iceberg"
+inputs = ["by_campaign"]
+catalog = "lake"
+table = "ads.results"
+"#;
+
+#[test]
+fn a_table_of_another_incarnation_is_refused_and_one_made_anew_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new(dir.path(), "p", 1, 15_000, TABLE);
+    place.run(true, None).unwrap();
+    let plan = || {
+        let args = PlanArgs { file: place.file(), drop_state: Vec::new(), format: Form::Text };
+        let made = make(&args).unwrap_or_else(|_| panic!("there is a plan"));
+        let step = made.plan.sinks.into_iter().find(|step| step.name == "table").unwrap();
+        (step.fate, step.why.unwrap_or_default(), step.table.unwrap().created)
+    };
+    assert_eq!(plan(), (Fate::Kept, String::new(), false));
+
+    let text = fs::read_to_string(place.file()).unwrap();
+    fs::write(place.file(), text.replace("\"state\"", "\"elsewhere\"")).unwrap();
+    let (fate, why, _) = plan();
+    assert!(fate == Fate::Refused && why.contains("another incarnation"), "{why}");
+    let (why, code) = planned(&place, &[]).unwrap_err();
+    assert!(code == 1 && why.contains("`table`"), "{why}");
+
+    fs::write(place.file(), text).unwrap();
+    fs::remove_dir_all(place.0.join("warehouse")).unwrap();
+    let (fate, why, created) = plan();
+    assert!(fate == Fate::Kept && created && why.contains("is not the one of before"), "{fate:?} {created} {why}");
+}
+
 #[test]
 fn the_plan_says_what_changes() {
-    let plugin = |version: &str, config: &str| Plugin {
+    let plugin = |version: &str, config: &str, imports: &[&str]| Plugin {
+        imports: Some(imports.iter().map(|import| (*import).to_owned()).collect()),
         name: "m".into(),
         version: version.into(),
         sha256: version.repeat(12),
         config: config.into(),
         capabilities: vec!["clock".into()],
     };
-    let change = Change { before: Some(plugin("1.0.0", "{}")), after: Some(plugin("1.1.0", "{\"a\":1}")) };
+    let clock = "wasi:clocks/wall-clock@0.2.6";
+    let change =
+        Change { before: Some(plugin("1.0.0", "{}", &[])), after: Some(plugin("1.1.0", "{\"a\":1}", &[clock])) };
     let operator = Step { name: "metrics".into(), fate: Fate::Migrated, why: None, plugin: Some(change), table: None };
     let table = plan::Table {
         name: "lake.ads.t".into(),
@@ -73,6 +116,6 @@ fn the_plan_says_what_changes() {
     let plan = Plan { sources: vec![], operators: vec![operator], sinks: vec![sink] };
     let expected = "p, from checkpoint 7\n\noperators\n  metrics  kept, migrated by its new plugin\n           \
                     plugin m 1.0.0 (1.0.01.0.01.) → m 1.1.0 (1.1.01.1.01.)\n           configuration {} → {\"a\":1}\n           \
-                    may use clock\n\nsinks\n  t  kept\n     table lake.ads.t: gains column clicks long\n";
+                    asks for wasi:clocks/wall-clock@0.2.6 (before: nothing)\n           may use clock\n\nsinks\n  t  kept\n     table lake.ads.t: gains column clicks long\n";
     assert_eq!(show("p", Some(7), &plan), expected);
 }

@@ -303,8 +303,7 @@ fn rows_of(
     bucket: &Bucket,
     chunks: Vec<StateChunk>,
 ) -> Result<Vec<RecordBatch>, RunError> {
-    let keys = bucket.keys.iter().map(Vec::as_slice);
-    let mut fixed = key::decode(key, keys).map_err(|e| RunError::Internal(e.to_string()))?;
+    let mut fixed = key::decode(key, bucket.keys.iter()).map_err(|e| RunError::Internal(e.to_string()))?;
     fixed.extend(edges(is_global, bucket.slots.len(), |row| match &bucket.windows {
         Some(windows) => windows.get(row).copied().unwrap_or(bucket.window),
         None => bucket.window,

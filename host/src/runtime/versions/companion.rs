@@ -22,7 +22,8 @@ use super::super::aggregate_task::{InputColumn, Pending};
 use super::super::bisect::take_input;
 use super::super::failures::FailedRow;
 use super::super::message::{Event, RunError, TaskId};
-use super::shadow::Results;
+use super::super::status::Since;
+use super::shadow::{Comparison, Results};
 use super::withheld::Withheld;
 use super::{Candidate, Taken, Version, VersionId, is_over};
 use crate::capture::Place;
@@ -55,13 +56,35 @@ impl Role {
 
 /// What the active version was told.
 pub enum Command {
-    Load { start_ms: i64, state: Exported, total: u32 },
-    Loaded,
-    Update { pending: Arc<Vec<Pending>>, slots: Vec<u32>, refused: Vec<u32>, total: u32 },
-    Fold { sources: Vec<u32>, targets: Vec<u32> },
-    Combine { sources: Vec<u32>, targets: Vec<u32>, total: u32 },
-    Reset { slots: Vec<u32> },
-    Export { buckets: Vec<(i64, Vec<u32>)>, all: Vec<i64> },
+    Load {
+        start_ms: i64,
+        state: Exported,
+        total: u32,
+    },
+    /// the copy is complete: from here on both are told the same
+    Loaded(Since),
+    Update {
+        pending: Arc<Vec<Pending>>,
+        slots: Vec<u32>,
+        refused: Vec<u32>,
+        total: u32,
+    },
+    Fold {
+        sources: Vec<u32>,
+        targets: Vec<u32>,
+    },
+    Combine {
+        sources: Vec<u32>,
+        targets: Vec<u32>,
+        total: u32,
+    },
+    Reset {
+        slots: Vec<u32>,
+    },
+    Export {
+        buckets: Vec<(i64, Vec<u32>)>,
+        all: Vec<i64>,
+    },
     Evaluate(Box<Asked>, Vec<AskedGroup>),
     Delete(Vec<(Vec<u8>, Window)>),
     TakeOver(Sender<Yielded>),
@@ -132,6 +155,7 @@ impl Companion {
         state: Vec<(i64, Exported)>,
         total: u32,
         warm_until_ms: Option<i64>,
+        active: Since,
     ) -> Result<Self, (VersionId, String)> {
         let id = candidate.id;
         let input = candidate.input.clone();
@@ -145,7 +169,7 @@ impl Companion {
         for (start_ms, state) in state {
             let _ = companion.commands.send(Command::Load { start_ms, state, total });
         }
-        let _ = companion.commands.send(Command::Loaded);
+        let _ = companion.commands.send(Command::Loaded(active));
         Ok(companion)
     }
 
@@ -266,7 +290,7 @@ impl Command {
                 let keys = groups.iter().map(|group| group.key.len() + size_of::<AskedGroup>()).sum::<usize>();
                 keys + slots(&asked.assembly.sources) * 2 + slots(&asked.assembly.slots)
             }
-            Self::Load { .. } | Self::Loaded | Self::Delete(_) | Self::TakeOver(_) => 0,
+            Self::Load { .. } | Self::Loaded(_) | Self::Delete(_) | Self::TakeOver(_) => 0,
         }
     }
 }
@@ -313,7 +337,12 @@ impl Worker {
                     let _ = to.send(Yielded { version: self.version, taken });
                     return Ok(());
                 }
-                Command::Loaded => loaded = Some(Instant::now()),
+                Command::Loaded(active) => {
+                    loaded = Some(Instant::now());
+                    if let Some(comparison) = self.comparison() {
+                        comparison.measure(active, Since::now(self.version.accumulator.gauges()));
+                    }
+                }
                 command => self.follow(command)?,
             }
             memory_bytes.store(self.version.accumulator.memory_bytes(), Relaxed);
@@ -330,6 +359,10 @@ impl Worker {
                 let _ = self.events.send(Event::CaughtUp { task, version });
             }
         }
+    }
+
+    fn comparison(&self) -> Option<&Comparison> {
+        self.start.candidate.as_ref()?.comparison.as_ref()
     }
 
     fn follow(&mut self, command: Command) -> Result<(), String> {
@@ -360,7 +393,7 @@ impl Worker {
                 }
                 Ok(())
             }
-            Command::Loaded | Command::TakeOver(_) => Ok(()),
+            Command::Loaded(_) | Command::TakeOver(_) => Ok(()),
         };
         done.map_err(|e| e.to_string())
     }
@@ -417,7 +450,7 @@ impl Worker {
             withheld.keep(groups, results);
             return Ok(());
         }
-        if let Some(comparison) = self.start.candidate.as_ref().and_then(|candidate| candidate.comparison.as_ref())
+        if let Some(comparison) = self.comparison()
             && let (Some((columns, picks)), true) = (&asked.results, asked.of_sinks)
         {
             let active = Results { columns: columns.clone(), picks: picks.clone() };
@@ -430,3 +463,6 @@ impl Worker {
 fn gather(pending: &[Pending], input: &[InputColumn]) -> Result<Vec<Option<ArrayRef>>, String> {
     Pending::gather(pending, input).map_err(|e: RunError| e.to_string())
 }
+
+#[cfg(test)]
+mod tests;

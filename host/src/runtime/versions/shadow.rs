@@ -14,6 +14,7 @@ use millrace_core::schema::{Field, Schema};
 use millrace_core::swap::{ColumnDifference, Difference, ShadowReport};
 
 use super::super::message::RunError;
+use super::super::status::Since;
 use super::companion::AskedGroup;
 use crate::plugin::OutputRows;
 
@@ -61,6 +62,8 @@ pub struct Comparison {
 struct State {
     report: ShadowReport,
     windows: std::collections::BTreeSet<(i64, i64)>,
+    /// of each task, what the old and the new version take from when both are told the same
+    taken: Vec<(Since, Since)>,
 }
 
 /// A column that both have.
@@ -84,7 +87,19 @@ impl Comparison {
     }
 
     pub fn report(&self) -> ShadowReport {
-        self.lock().report.clone()
+        let state = self.lock();
+        let per_row = |which: fn(&(Since, Since)) -> &Since| {
+            let taken = state.taken.iter().map(|pair| which(pair).taken());
+            let (cpu_ns, rows) = taken.fold((0, 0), |(cpu_ns, rows), (ns, n)| (cpu_ns + ns, rows + n));
+            (rows > 0).then(|| cpu_ns as f64 / rows as f64)
+        };
+        let (old_ns_per_row, new_ns_per_row) = (per_row(|(old, _)| old), per_row(|(_, new)| new));
+        ShadowReport { old_ns_per_row, new_ns_per_row, ..state.report.clone() }
+    }
+
+    /// In one more task the two are told the same from now on.
+    pub fn measure(&self, old: Since, new: Since) {
+        self.lock().taken.push((old, new));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -245,4 +260,38 @@ fn insert(largest: &mut Vec<Difference>, difference: Difference) {
     let at = largest.partition_point(|d| rank(d.is_warm_up, d.relative) >= own);
     largest.insert(at, difference);
     largest.truncate(SHADOW_DIFFERENCES_MAX);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::runtime::status::PluginGauges;
+
+    #[test]
+    fn what_a_row_takes_is_measured_over_all_tasks_from_when_both_were_told_the_same() {
+        let comparison = Comparison::new(Vec::new(), Schema::default(), Schema::default(), 0.0);
+        let gauges = || Arc::new(PluginGauges::default());
+        let take = |gauges: &PluginGauges, cpu_ns, rows| {
+            gauges.cpu_ns_total.fetch_add(cpu_ns, Relaxed);
+            gauges.rows_total.fetch_add(rows, Relaxed);
+        };
+        let tasks = [(gauges(), gauges()), (gauges(), gauges())];
+        for (old, new) in &tasks {
+            // what the old one did before, and the new one's taking over of its state
+            take(old, 77_000, 70);
+            take(new, 50_000, 0);
+            comparison.measure(Since::now(old), Since::now(new));
+        }
+        let speed = |report: ShadowReport| (report.old_ns_per_row, report.new_ns_per_row);
+        assert_eq!(speed(comparison.report()), (None, None));
+        take(&tasks[0].0, 1_000, 10);
+        take(&tasks[1].0, 5_000, 30);
+        take(&tasks[1].1, 300, 2);
+        assert_eq!(speed(comparison.report()), (Some(150.0), Some(150.0)));
+        take(&tasks[0].1, 700, 8);
+        assert_eq!(speed(comparison.report()), (Some(150.0), Some(100.0)));
+    }
 }

@@ -102,6 +102,15 @@ impl Interner {
             .unwrap_or_default()
     }
 
+    /// Two words, from number `at` on of what begins here; past the end of the chunk they are 0.
+    #[inline]
+    pub fn pair(&self, from: Ref, at: usize) -> (u64, u64) {
+        let start = (from as usize & (CHUNK_WORDS - 1)) + at;
+        let chunk = self.chunks.get((from >> CHUNK_BITS) as usize).map(Vec::as_slice).unwrap_or_default();
+        let word = |at: usize| chunk.get(at).copied().unwrap_or_default();
+        (word(start), word(start + 1))
+    }
+
     /// Whether a candidate is the string of these words.
     #[inline]
     pub fn is(&self, at: Ref, words: &[u64]) -> bool {

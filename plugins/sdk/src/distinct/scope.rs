@@ -15,6 +15,7 @@ use std::hint::black_box;
 use super::hash;
 use super::idset::IdSet;
 use super::intern::{self, Interner, Ref};
+use super::order::Order;
 
 /// Notes done together: 64 B × 1,024 lines fit into a small second-level cache.
 const NOTES_MAX: usize = 1024;
@@ -22,9 +23,6 @@ const NOTES_MAX: usize = 1024;
 const NOTED_TEXT_WORDS_MAX: usize = 64 * 1024;
 /// Below this nobody gains from a collection.
 const COLLECT_BYTES_MIN: usize = 1 << 20;
-
-/// Values of a set for whose order memory is kept.
-const ORDER_KEPT: usize = 1024;
 
 /// Names a set within its scope.
 pub type SetId = u32;
@@ -38,9 +36,6 @@ struct Note {
     /// what the text may be, then what it is
     at: Ref,
 }
-
-/// A value, and the part of it that it is sorted by first.
-type Keyed = (u64, Ref);
 
 #[derive(Debug, Default)]
 pub struct Scope {
@@ -58,7 +53,7 @@ pub struct Scope {
     pub other_bytes: usize,
     /// whose values are in `order`: a set that needs several chunks is sorted once
     sorted: Option<SetId>,
-    order: Vec<Keyed>,
+    order: Order,
 }
 
 impl Scope {
@@ -164,7 +159,6 @@ impl Scope {
         self.flush();
         self.sorted = None;
         self.order.clear();
-        self.order.shrink_to(ORDER_KEPT);
         if self.alive == 0 {
             self.interner = Interner::default();
             self.freed = 0;
@@ -192,16 +186,13 @@ impl Scope {
     pub fn sorted(&mut self, set: SetId, from: usize, mut take: impl FnMut(&[u64]) -> bool) {
         self.flush();
         if self.sorted != Some(set) {
-            self.order.clear();
             if let Some(set) = self.sets.get(set as usize) {
-                // one large set does not keep its memory for all the small ones
-                self.order.shrink_to(set.len().max(ORDER_KEPT));
-                sort(&self.interner, set, &mut self.order);
+                self.order.sort(&self.interner, set);
             }
             self.sorted = Some(set);
         }
-        for (_, id) in self.order.iter().skip(from) {
-            if !take(self.interner.words_at(*id)) {
+        for id in self.order.from(from) {
+            if !take(self.interner.words_at(id)) {
                 return;
             }
         }
@@ -216,49 +207,13 @@ impl Scope {
             + self.free.capacity() * size_of::<SetId>()
             + self.notes.capacity() * size_of::<Note>()
             + self.text.capacity() * 8
-            + self.order.capacity() * size_of::<Keyed>()
+            + self.order.bytes()
     }
 
     #[cfg(test)]
     pub fn interned(&self) -> usize {
         self.interner.len()
     }
-}
-
-/// Sorts by bytes. What all values begin with is skipped, and the eight bytes after it are the key: identifiers of one form
-/// are then almost never compared in full.
-fn sort(interner: &Interner, set: &IdSet, order: &mut Vec<Keyed>) {
-    set.each(|id| order.push((0, id)));
-    let Some(&(_, first)) = order.first() else { return };
-    let word = |id: Ref, at: usize| interner.words_at(id).get(at).copied().unwrap_or_default();
-    // the first word in which they differ, and where in it; each pass is short, so that its cache misses overlap
-    let differs = |at: usize| order.iter().fold(0, |seen, (_, id)| seen | (word(*id, at) ^ word(first, at)));
-    let Some((at, difference)) =
-        (0..interner.words(first).len()).map(|at| (at, differs(at))).find(|(_, difference)| *difference != 0)
-    else {
-        return;
-    };
-    let skipped_bits = difference.trailing_zeros() / 8 * 8;
-    for (key, id) in order.iter_mut() {
-        // What follows a value that ends in its first word says nothing: it has been told from the others by then.
-        let next = order_key(word(*id, at + 1)).checked_shr(u64::BITS - skipped_bits).unwrap_or(0);
-        *key = (order_key(word(*id, at)) << skipped_bits) | next;
-    }
-    order.sort_unstable_by(|(a, a_id), (b, b_id)| {
-        a.cmp(b).then_with(|| {
-            let (a, b) = (interner.words(*a_id), interner.words(*b_id));
-            a.iter().map(|w| order_key(*w)).cmp(b.iter().map(|w| order_key(*w)))
-        })
-    });
-}
-
-/// A word whose order is that of the bytes: every byte one up, so that the end mark 0xFF wraps to 0; what follows the
-/// mark is the same in all strings.
-#[inline]
-fn order_key(word: u64) -> u64 {
-    // per-byte addition without carry between bytes
-    let low = (word & 0x7F7F_7F7F_7F7F_7F7F) + 0x0101_0101_0101_0101;
-    (low ^ (word & 0x8080_8080_8080_8080)).swap_bytes()
 }
 
 thread_local! {

@@ -1,0 +1,130 @@
+//! A candidate that is too slow costs its task a share of the time, then it is gone; what the active version gives stays the
+//! same.
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::Int64Type;
+use arrow_array::{Int64Array, RecordBatch};
+use millrace_core::batch::Batch;
+use millrace_core::checkpoint::{Holds, PluginRef};
+use millrace_core::schema::{DataType, Field, Schema};
+
+use super::super::{NodeParts, Versions};
+use super::*;
+use crate::plugin::builtin::{BuiltinFactory, parse};
+use crate::plugin::{Aggregator, AggregatorFactory as _};
+
+fn input() -> Schema {
+    Schema::new(vec![Field::new("n", DataType::Long, false)])
+}
+
+fn sums() -> Box<dyn Aggregator> {
+    let aggregate = parse("total", "sum(n)").unwrap();
+    BuiltinFactory::new("sums", &[aggregate], u64::MAX).open("", &input()).unwrap()
+}
+
+fn columns() -> Vec<InputColumn> {
+    vec![InputColumn { index: Some(0), field: input().fields.remove(0) }]
+}
+
+fn versions(events: Sender<Event>) -> Versions {
+    let task = TaskId { node: "sums".into(), task: 0 };
+    let accumulator =
+        Accumulator::new("sums".into(), sums(), Arc::new(|| Ok(sums())), usize::MAX, Arc::default(), None, 5);
+    Versions::new(task, events, accumulator, columns(), Arc::default())
+}
+
+/// Its instance is there once `ready` says so.
+fn candidate(ready: Receiver<()>, comparison: Option<Comparison>) -> Arc<Candidate> {
+    let open = move || {
+        let _ = ready.recv();
+        Ok(sums())
+    };
+    Arc::new(Candidate {
+        id: 7,
+        plugin: PluginRef {
+            name: "sums".into(),
+            version: "2".into(),
+            sha256: String::new(),
+            config: String::new(),
+            in_file: None,
+        },
+        state: sums().signature().state.clone(),
+        open: Arc::new(open),
+        recorder: Box::new(|| None),
+        input: columns(),
+        origin: None,
+        drains: false,
+        comparison,
+        is_over: Arc::default(),
+    })
+}
+
+fn attach(versions: &mut Versions, candidate: &Arc<Candidate>) {
+    let (node, stats) = ("sums".into(), Arc::default());
+    let parts = NodeParts { node: &node, kept_bytes_max: usize::MAX, stats: &stats, consecutive_limit: 5 };
+    versions.attach(candidate, &parts, None);
+}
+
+fn update(versions: &mut Versions, numbers: &[i64], slots: &[u32]) {
+    let array: ArrayRef = Arc::new(Int64Array::from(numbers.to_vec()));
+    let rows = RecordBatch::try_new(input().to_arrow(), vec![array]).unwrap();
+    let batch = Batch { rows, event_time_ms: vec![0; numbers.len()].into(), origin: None, changes: None };
+    let pending = Arc::new(vec![Pending { batch: Arc::new(batch), rows: None, slots: slots.to_vec() }]);
+    assert_eq!(versions.update(&pending, slots, 3, &|_| Place::default()).unwrap().len(), 0);
+}
+
+fn results(versions: &mut Versions) -> Vec<i64> {
+    let assembly = Assembly { slots: vec![0, 1, 2], ..Assembly::default() };
+    let windows = vec![WindowUs { start: 0, end: 1 }; 3];
+    let rows = versions.evaluate(&assembly, &[], &windows, true, false).unwrap().unwrap();
+    rows.columns[0].as_primitive::<Int64Type>().values().to_vec()
+}
+
+#[test]
+fn a_candidate_that_is_too_slow_is_given_up_and_the_task_goes_on() {
+    let (events, said) = unbounded();
+    let mut versions = versions(events);
+    update(&mut versions, &[1, 20, 300], &[0, 1, 2]);
+    versions.export(Holds::State, 0, &[0, 1, 2]).unwrap();
+    versions.exported(&[0]);
+
+    let (_ready, never) = bounded(0);
+    attach(&mut versions, &candidate(never, None));
+    update(&mut versions, &[2], &[0]);
+    assert!(versions.has_candidate() && said.is_empty());
+
+    // its queue is full, and the task has waited for it for just its share of the time
+    let companion = versions.companion.as_mut().unwrap();
+    *companion.queue.bytes.lock().unwrap() = COMPANION_QUEUE_BYTES_MAX + 1;
+    companion.since = Instant::now().checked_sub(WAIT_MIN * WAIT_SHARE).unwrap();
+    companion.waited = WAIT_MIN * 2;
+    update(&mut versions, &[40, 5], &[1, 0]);
+
+    assert!(!versions.has_companion());
+    let Ok(Event::GaveUp { version: 7, reason, .. }) = said.try_recv() else { panic!("nobody was told") };
+    assert!(reason.contains("falls behind"), "{reason}");
+    update(&mut versions, &[600], &[2]);
+    assert_eq!(results(&mut versions), [1 + 2 + 5, 20 + 40, 300 + 600]);
+    assert!(said.is_empty());
+}
+
+#[test]
+fn a_shadow_measures_what_a_row_takes() {
+    let (events, said) = unbounded();
+    let mut versions = versions(events);
+    let output = versions.signature().output.clone();
+    update(&mut versions, &[1, 20, 300], &[0, 1, 2]);
+    versions.export(Holds::State, 0, &[0, 1, 2]).unwrap();
+    versions.exported(&[0]);
+    let (_, at_once) = bounded(0);
+    let candidate = candidate(at_once, Some(Comparison::new(Vec::new(), output.clone(), output, 0.0)));
+    attach(&mut versions, &candidate);
+    assert!(matches!(said.recv().unwrap(), Event::CaughtUp { version: 7, .. }));
+    let report = || candidate.comparison.as_ref().unwrap().report();
+    assert_eq!((report().old_ns_per_row, report().new_ns_per_row), (None, None));
+    update(&mut versions, &[2], &[0]);
+    // all that it was told is done by then
+    versions.exchange(7, None, None).unwrap().unwrap();
+    assert!(report().old_ns_per_row.is_some() && report().new_ns_per_row.is_some(), "{:?}", report());
+    assert_eq!(results(&mut versions), [3, 20, 300]);
+}
