@@ -114,7 +114,7 @@ async fn fill(
         folder.write(&path, &bytes)?;
         file.path = path;
     }
-    for plugin in checkpoint.operators.values().filter_map(|operator| operator.plugin.as_ref()) {
+    for plugin in checkpoint.plugins() {
         // what is built in, or native, has no bytes
         if let Some(bytes) = store.kept_plugin(&plugin.sha256).await? {
             folder.write(&format!("plugins/{}.wasm", plugin.sha256), &bytes)?;
@@ -205,7 +205,7 @@ impl Savepoint {
             file.path = store.upload_file(number, node, bytes).await?;
             file.written_by = number;
         }
-        for plugin in checkpoint.operators.values().filter_map(|operator| operator.plugin.as_ref()) {
+        for plugin in checkpoint.plugins() {
             let file = format!("plugins/{}.wasm", plugin.sha256);
             match fs::read(self.folder.join(&file)) {
                 Ok(bytes) => store.put_plugin(&plugin.sha256, bytes.into()).await?,

@@ -108,8 +108,8 @@ pub fn run(args: &SwapArgs) -> Result<(), Failure> {
 /// Into the pipeline file, all of it or nothing.
 fn write(file: &Path, operator: &str, component: &Path) -> Result<(), Failure> {
     let pipeline = super::open::load(file)?.pipeline;
-    let spec = pipeline.aggregations.iter().find(|(name, _)| name == operator).map(|(_, spec)| spec);
-    let plugin = spec.map(|spec| spec.plugin.as_str()).unwrap_or_default();
+    let of = pipeline.plugin_nodes().find(|(name, _)| *name == operator);
+    let plugin = of.map(|(_, plugin)| plugin).unwrap_or_default();
     let failed =
         |why: String| Failure::Other(anyhow::anyhow!("it runs, but {} does not name it: {why}", file.display()));
     let folder = pipeline.file.parent().unwrap_or(Path::new("."));

@@ -29,10 +29,15 @@ use crate::capture::{Captures, Kind};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::plugin::artifact::{self, Artifact};
+use crate::plugin::limits::PluginLimits;
 use crate::plugin::{AggregatorFactory, PluginEngine, StateOrigin, WasmFactory};
 use crate::spec::columns;
-use crate::spec::model::{AggregationSpec, Backend, Pipeline};
+use crate::spec::model::{AggregationSpec, Backend, Pipeline, TransformSpec};
 use crate::spec::secrets::Secrets;
+
+mod transforms;
+
+use transforms::{no_shadow, of_transform};
 
 /// Starts the engine that compiles plugins, once one is needed.
 pub type StartEngine = Box<dyn Fn() -> Result<Arc<PluginEngine>, String> + Send + Sync>;
@@ -57,10 +62,19 @@ pub struct Controller {
 }
 
 struct Node {
-    spec: AggregationSpec,
+    of: Of,
     input: Schema,
     output: Schema,
     first: Running,
+}
+
+enum Of {
+    Aggregation(AggregationSpec),
+    /// `tasks`: the node of those that run its plugin
+    Transform {
+        spec: TransformSpec,
+        tasks: String,
+    },
 }
 
 /// A plugin as it runs in an operator.
@@ -82,11 +96,13 @@ impl Controller {
         start_engine: StartEngine,
         savepoint: Option<WriteSavepoint>,
     ) -> Result<Self, String> {
-        let nodes =
-            parts.aggregations.iter().map(|node| Ok((node.name.to_string(), Node::of(node, &parts.pipeline.secrets)?)));
+        let secrets = &parts.pipeline.secrets;
+        let aggregations = parts.aggregations.iter().map(|node| Ok((node.name.to_string(), Node::of(node, secrets)?)));
+        let transforms =
+            parts.transforms.iter().filter_map(|node| Some(Ok((node.name.to_string(), of_transform(node, secrets)?))));
         Ok(Self {
             pipeline: parts.pipeline.clone(),
-            nodes: nodes.collect::<Result<_, String>>()?,
+            nodes: aggregations.chain(transforms).collect::<Result<_, String>>()?,
             accepted: Mutex::default(),
             history: parts.history.clone(),
             orders,
@@ -101,21 +117,20 @@ impl Controller {
     }
 
     fn node(&self, operator: &str) -> Result<&Node, Refused> {
-        if let Some(node) = self.nodes.get(operator) {
-            return match node.spec.aggregates.is_empty() {
-                true => Ok(node),
-                false => Err(Refused::Invalid(format!(
-                    "`{operator}` has no plugin, it computes `aggregate`\nhint: change the pipeline file and start it again"
-                ))),
-            };
-        }
-        let is_transform = self.pipeline.transforms.iter().any(|(name, _)| name == operator);
-        if is_transform {
-            return Err(Refused::Invalid(format!(
-                "`{operator}` is a transform: plugins of aggregations are replaced while they run, those of transforms at a \
-                 start\nhint: change the file, then `millrace stop {0}` and `millrace run {0}`: nothing is lost in between",
-                self.pipeline.file.display()
-            )));
+        let without = |does: &str| {
+            Err(Refused::Invalid(format!(
+                "`{operator}` has no plugin, {does}\nhint: change the pipeline file and start it again"
+            )))
+        };
+        match self.nodes.get(operator) {
+            Some(Node { of: Of::Aggregation(spec), .. }) if !spec.aggregates.is_empty() => {
+                return without("it computes `aggregate`");
+            }
+            Some(node) => return Ok(node),
+            None if self.pipeline.transforms.iter().any(|(name, _)| name == operator) => {
+                return without("its steps are in the file");
+            }
+            None => {}
         }
         let names: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
         Err(Refused::Unknown(format!(
@@ -187,7 +202,10 @@ impl Controller {
 
     fn begin(&self, request: SwapRequest, former: Option<String>) -> Result<SwapRecord, Refused> {
         let node = self.node(&request.operator)?;
-        if let Backend::Disk { .. } = self.pipeline.state.backend {
+        if let (Of::Transform { .. }, Some(_)) = (&node.of, request.shadow) {
+            return Err(Refused::Invalid(no_shadow(&request.operator)));
+        }
+        if let (Of::Aggregation(_), Backend::Disk { .. }) = (&node.of, &self.pipeline.state.backend) {
             return Err(Refused::Invalid(format!(
                 "with `backend = \"disk\"` a plugin is replaced at a start\nhint: change the file, then `millrace stop {0}` and \
                  `millrace run {0}`: nothing is lost in between",
@@ -196,12 +214,20 @@ impl Controller {
         }
         let running = self.running(&request.operator, node);
         let id = self.reserve(&request.operator, &request.by, running.plugin.clone(), former.is_some())?;
-        let (operator, shadow) = (request.operator.clone(), request.shadow);
+        let shadow = request.shadow;
+        let operator = match &node.of {
+            Of::Aggregation(_) => request.operator.clone(),
+            Of::Transform { tasks, .. } => tasks.clone(),
+        };
         let config = match former {
             Some(config) => Ok(config),
             None => self.configure(&running.config, &request.config),
         };
-        match config.and_then(|config| self.prepare(id, request, node, &running, config)) {
+        let prepared = config.and_then(|config| match &node.of {
+            Of::Aggregation(spec) => self.prepare(id, request, node, spec, &running, config),
+            Of::Transform { spec, .. } => self.prepare_transform(id, request, node, spec, &running, config),
+        });
+        match prepared {
             Ok(candidate) => {
                 let order = SwapOrder { candidate: Arc::new(candidate), operator, shadow };
                 if self.orders.send(Order::Swap(order)).is_err() {
@@ -219,53 +245,81 @@ impl Controller {
         if changes.is_empty() { Ok(config) } else { self.pipeline.secrets.unseal(&config) }
     }
 
-    /// Everything that can be known of it before it runs.
-    fn prepare(
+    /// What was sent, or runs, if it is a plugin of this kind and not what runs. `plugin`: its name in the file.
+    fn read(
         &self,
-        id: u64,
-        request: SwapRequest,
-        node: &Node,
+        request: &mut SwapRequest,
+        plugin: &str,
+        kind: artifact::Kind,
         running: &Running,
-        config: String,
-    ) -> Result<Candidate, String> {
+        config: &str,
+    ) -> Result<Read, String> {
         let operator = &request.operator;
-        let bytes = match request.bytes {
+        let bytes = match request.bytes.take() {
             Some(bytes) => bytes,
             None => {
                 let kept = self.runtime.block_on(self.store.get_plugin(&running.plugin.sha256));
                 kept.map_err(|e| e.to_string())?.to_vec()
             }
         };
-        let artifact = Artifact::from_bytes(&node.spec.plugin, bytes.clone(), None).map_err(|e| e.to_string())?;
+        let artifact = Artifact::from_bytes(plugin, bytes.clone(), None).map_err(|e| e.to_string())?;
         if let Some(wanted) = request.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(artifact.digest())) {
             return Err(format!(
                 "its sha256 is {}, and {wanted} was said\nhint: is it the file that was meant, and did all of it arrive?",
                 artifact.digest()
             ));
         }
-        if artifact.kind() != artifact::Kind::Aggregation {
-            return Err(format!("it is a {} plugin, and `{operator}` needs an aggregation", artifact.kind().name()));
+        if artifact.kind() != kind {
+            let wanted = if kind == artifact::Kind::Aggregation { "an aggregation" } else { "a transform" };
+            return Err(format!("it is a {} plugin, and `{operator}` needs {wanted}", artifact.kind().name()));
         }
         if artifact.digest() == running.plugin.sha256 && config == running.config {
             return Err(format!("it is what `{operator}` runs, with the same configuration: there is nothing to do"));
         }
-        let spec = self.pipeline.plugins.get(&node.spec.plugin);
+        let spec = self.pipeline.plugins.get(plugin);
         let limits = spec.map(|spec| spec.limits(self.pipeline.memory_share_bytes())).unwrap_or_default();
-        let engine = self.engine()?;
-        let factory = WasmFactory::new(engine, &node.spec.plugin, &artifact, limits).map_err(|e| e.to_string())?;
+        Ok(Read { artifact, bytes, limits })
+    }
+
+    /// It may run: kept for the next start, and known.
+    fn accept(&self, id: u64, by: &str, bytes: Vec<u8>, accepted: Running, state: Option<&str>) -> Result<(), String> {
+        let to = accepted.plugin.clone();
+        let kept = self.runtime.block_on(self.store.put_plugin(&to.sha256, bytes.into()));
+        kept.map_err(|e| e.to_string())?;
+        let mut operator = String::new();
+        if let Some(record) = self.history.lock().get_mut(id) {
+            record.to = to.clone();
+            record.state = state.map(str::to_owned);
+            operator.clone_from(&record.operator);
+        }
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, accepted);
+        info!(operator = %operator, id, name = to.name, version = to.version, sha256 = to.sha256, by, "swap: checked");
+        Ok(())
+    }
+
+    /// Everything that can be known of it before it runs.
+    fn prepare(
+        &self,
+        id: u64,
+        mut request: SwapRequest,
+        node: &Node,
+        spec: &AggregationSpec,
+        running: &Running,
+        config: String,
+    ) -> Result<Candidate, String> {
+        let Read { artifact, bytes, limits } =
+            self.read(&mut request, &spec.plugin, artifact::Kind::Aggregation, running, &config)?;
+        let operator = &request.operator;
+        let factory = WasmFactory::new(self.engine()?, &spec.plugin, &artifact, limits).map_err(|e| e.to_string())?;
         let factory: Arc<dyn AggregatorFactory> = Arc::new(factory);
         let info = factory.info().clone();
         if info.name != running.plugin.name && !request.replace {
-            return Err(format!(
-                "it calls itself `{}`, and `{operator}` runs `{}`: is it the file that was meant?\nhint: `--replace` if a plugin \
-                 of another name is to take over its state",
-                info.name, running.plugin.name
-            ));
+            return Err(other_name(&info.name, operator, running, "is to take over its state"));
         }
-        let offered = columns::offered_schema(&node.input, &node.spec.columns);
+        let offered = columns::offered_schema(&node.input, &spec.columns);
         let mut instance = factory.open(&config, &offered).map_err(|e| e.to_string())?;
         let signature = instance.signature().clone();
-        let (output, wrong) = columns::check_signature(&node.spec, &node.input, &signature);
+        let (output, wrong) = columns::check_signature(spec, &node.input, &signature);
         if let Some(wrong) = wrong.first() {
             let hints: Vec<String> = wrong.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
             return Err(format!("{}{}", wrong.message, hints.concat()));
@@ -296,29 +350,23 @@ impl Controller {
             }
         }
         drop(instance);
-        let kept = self.runtime.block_on(self.store.put_plugin(factory.digest(), bytes.into()));
-        kept.map_err(|e| e.to_string())?;
-        if let Some(record) = self.history.lock().get_mut(id) {
-            record.to = to.clone();
-            record.state = Some(if origin.is_none() { "taken over" } else { "migrated" }.to_owned());
-        }
         let accepted = Running {
             plugin: to.clone(),
             config: config.clone(),
             state: signature.state.clone(),
             output: signature.output.clone(),
         };
-        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, accepted);
-        info!(operator = %operator, id, name = to.name, version = to.version, sha256 = to.sha256, by = request.by, "swap: checked");
-        let key: Vec<Field> = node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect();
+        let state = if origin.is_none() { "taken over" } else { "migrated" };
+        self.accept(id, &request.by, bytes, accepted, Some(state))?;
+        let key: Vec<Field> = spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect();
         let comparison = request
             .shadow
             .map(|shadow| Comparison::new(key, running.output.clone(), signature.output.clone(), shadow.tolerance));
-        let wanted = columns::wanted_columns(&node.input, &node.spec.columns, &signature.input);
+        let wanted = columns::wanted_columns(&node.input, &spec.columns, &signature.input);
         let input = wanted.map(|(index, field)| InputColumn { index, field: field.clone() }).collect();
         let open: OpenShared = {
             let (factory, config, offered) = (Arc::clone(&factory), config.clone(), offered.clone());
-            Arc::new(move || factory.open(&config, &offered))
+            OpenShared::Aggregator(Arc::new(move || factory.open(&config, &offered)))
         };
         Ok(Candidate {
             id,
@@ -331,7 +379,7 @@ impl Controller {
             },
             state: signature.state,
             open,
-            recorder: self.recorder(operator, node, factory, config, offered),
+            recorder: self.recorder(operator, &spec.plugin, factory, config, offered),
             input,
             origin,
             comparison,
@@ -342,13 +390,13 @@ impl Controller {
     fn recorder(
         &self,
         operator: &str,
-        node: &Node,
+        plugin: &str,
         factory: Arc<dyn AggregatorFactory>,
         config: String,
         offered: Schema,
     ) -> Box<dyn Fn() -> Option<Recorder> + Send + Sync> {
         let (captures, pipeline) = (Arc::clone(&self.captures), self.pipeline.clone());
-        let (operator, plugin) = (operator.to_owned(), node.spec.plugin.clone());
+        let (operator, plugin) = (operator.to_owned(), plugin.to_owned());
         Box::new(move || {
             let recorded = Recorded {
                 kind: Kind::Aggregation,
@@ -384,7 +432,7 @@ impl Control for Controller {
     }
 
     fn rollback(&self, operator: &str, by: &str) -> Result<SwapRecord, Refused> {
-        self.node(operator)?;
+        let node = self.node(operator)?;
         let last = {
             let history = self.history.lock();
             let of = |record: &&SwapRecord| record.operator == operator && record.phase.is_active();
@@ -396,7 +444,11 @@ impl Control for Controller {
             )));
         };
         if last.phase == Phase::Probation {
-            let order = Order::RollBack { operator: operator.to_owned(), why: format!("asked for by {by}") };
+            let operator = match &node.of {
+                Of::Aggregation(_) => operator.to_owned(),
+                Of::Transform { tasks, .. } => tasks.clone(),
+            };
+            let order = Order::RollBack { operator, why: format!("asked for by {by}") };
             return match self.orders.send(order) {
                 Ok(()) => Ok(last),
                 Err(_) => Err(Refused::Conflict("the run is ending".to_owned())),
@@ -456,12 +508,27 @@ impl Node {
         };
         let config = node.spec.config.clone();
         Ok(Self {
-            spec: node.spec.clone(),
+            of: Of::Aggregation(node.spec.clone()),
             input: node.input.clone(),
             output: node.output.clone(),
             first: Running { plugin, config, state: signature.state.clone(), output: signature.output.clone() },
         })
     }
+}
+
+/// A component that an operator may run.
+struct Read {
+    artifact: Artifact,
+    bytes: Vec<u8>,
+    limits: PluginLimits,
+}
+
+fn other_name(name: &str, operator: &str, running: &Running, meant: &str) -> String {
+    format!(
+        "it calls itself `{name}`, and `{operator}` runs `{}`: is it the file that was meant?\nhint: `--replace` if a plugin \
+         of another name {meant}",
+        running.plugin.name
+    )
 }
 
 /// The running configuration with some of it changed: values are JSON, or else text.

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender};
 use millrace_core::barrier::{Barrier, Then};
-use millrace_core::checkpoint::{Checkpoint, Committable, OperatorState, PositionRange, Reason, SourceState};
+use millrace_core::checkpoint::{
+    Checkpoint, Committable, OperatorState, PluginRef, PositionRange, Reason, SourceState,
+};
 use millrace_core::commit::Fence;
 use millrace_core::limits::COMMITS_WAITING_MAX;
 use millrace_core::swap::SwapRecord;
@@ -27,6 +29,7 @@ use super::message::{Event, OperatorPart, Part, RunError, TaskId};
 use super::source_task::Command;
 use super::stats::RunStats;
 use super::swaps::{Changed, SwapOrder, Swaps, Verdict};
+use super::transforms::transform_of;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::sink::{Prepared, SinkCommitter};
@@ -84,6 +87,8 @@ pub struct Coordinator {
     pub checkpoint: Checkpoint,
     /// key, window, plugin, state columns of each operator
     pub operators: BTreeMap<String, OperatorState>,
+    /// the plugin of each transform that has one
+    pub transforms: BTreeMap<String, PluginRef>,
     /// operator task → window start → files
     pub files: BTreeMap<TaskId, super::read_state::Windows>,
     pub paused: Arc<AtomicBool>,
@@ -342,7 +347,7 @@ impl Coordinator {
             Reason::Stop | Reason::Drained => Then::Stop,
         };
         if then == Then::Continue {
-            self.swaps.at_barrier(number, &self.operators);
+            self.swaps.at_barrier(number, &self.running());
         }
         let barrier = Barrier { checkpoint: number, then };
         for (task, commands, waker) in &self.sources {
@@ -364,6 +369,7 @@ impl Coordinator {
     ) -> Result<Option<InFlight>, RunError> {
         let answer = |(task, part): &(TaskId, Part)| match part {
             Part::Operator(part) => Some((task.node.to_string(), part.version, part.exchanged.clone())),
+            Part::Stateless { version, exchanged } => Some((task.node.to_string(), *version, exchanged.clone())),
             _ => None,
         };
         let answers = f.parts.iter().filter_map(answer).collect();
@@ -378,6 +384,7 @@ impl Coordinator {
             reason: f.reason,
             incarnation_started_ms: self.checkpoint.incarnation_started_ms,
             sinks: self.checkpoint.sinks.clone(),
+            transforms: self.transforms.clone(),
             swaps: self.swaps.history.snapshot(),
             ..Checkpoint::default()
         };
@@ -398,7 +405,7 @@ impl Coordinator {
                     next.sources.entry(task.node.to_string()).or_default().partitions.extend(partitions);
                 }
                 Part::Operator(part) => self.operator_part(&mut next, task, part),
-                Part::Stateless => {}
+                Part::Stateless { .. } => {}
                 Part::Sink(part) if has_carried => {
                     merge_later(prepared.entry(task.node.to_string()).or_default(), part)
                 }
@@ -486,7 +493,7 @@ impl Coordinator {
                 Part::Operator(part) => self.files_of(&task, &part),
                 Part::Sink(part) => merge_later(carried.entry(task.node.to_string()).or_default(), part),
                 // read or said anew
-                Part::Source { .. } | Part::Stateless => {}
+                Part::Source { .. } | Part::Stateless { .. } => {}
             }
         }
         self.carried = carried;
@@ -501,19 +508,40 @@ impl Coordinator {
         self.trigger(f.reason)
     }
 
-    /// Another version of a plugin runs from this checkpoint on.
-    fn change(&mut self, changed: Changed) {
-        let digest = changed.state.plugin.as_ref().map(|plugin| plugin.sha256.clone());
-        if let (Some(digest), Some(before)) = (digest, self.operators.get(&changed.operator)) {
-            let before = before.plugin.as_ref().map(|plugin| plugin.sha256.clone()).unwrap_or_default();
-            info!(operator = changed.operator, before, after = digest, "another version of the plugin runs");
-            for sink in self.sinks.values_mut() {
-                if let Some(of) = sink.plugins.get_mut(&changed.operator) {
-                    of.clone_from(&digest);
-                }
+    /// What nodes run, as checkpoints name it: of the node that makes a transform's steps, its plugin alone.
+    fn running(&self) -> BTreeMap<String, OperatorState> {
+        let mut running = self.operators.clone();
+        for node in self.tasks.iter().map(|task| &*task.node) {
+            if let Some(plugin) = self.transforms.get(transform_of(node))
+                && (node != transform_of(node) || !self.operators.contains_key(node))
+            {
+                let state = OperatorState { plugin: Some(plugin.clone()), ..OperatorState::default() };
+                running.insert(node.to_owned(), state);
             }
         }
-        self.operators.insert(changed.operator, changed.state);
+        running
+    }
+
+    /// Another version of a plugin runs from this checkpoint on.
+    fn change(&mut self, changed: Changed) {
+        let operator = transform_of(&changed.operator);
+        let of_transform = self.transforms.get_mut(operator);
+        let before = match &of_transform {
+            Some(plugin) => Some(plugin.sha256.clone()),
+            None => self.operators.get(operator).and_then(|state| Some(state.plugin.as_ref()?.sha256.clone())),
+        };
+        if let Some(after) = changed.state.plugin.as_ref().map(|plugin| plugin.sha256.clone()) {
+            info!(operator, before = before.unwrap_or_default(), after, "another version of the plugin runs");
+            for of in self.sinks.values_mut().filter_map(|sink| sink.plugins.get_mut(operator)) {
+                of.clone_from(&after);
+            }
+        }
+        match (of_transform, changed.state.plugin) {
+            (Some(place), Some(plugin)) => *place = plugin,
+            (_, plugin) => {
+                self.operators.insert(operator.to_owned(), OperatorState { plugin, ..changed.state });
+            }
+        }
     }
 
     fn operator_part(&mut self, next: &mut Checkpoint, task: TaskId, part: OperatorPart) {

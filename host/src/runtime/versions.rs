@@ -39,18 +39,17 @@ use super::status::{PluginGauges, PluginSlot};
 use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, StateOrigin, WindowUs};
 
 pub mod companion;
+pub mod instances;
 pub mod shadow;
 pub mod withheld;
 
 use companion::{Asked, AskedGroup, Command, Companion, Gone, Role, Yielded};
+pub use instances::OpenShared;
 use shadow::Comparison;
 use withheld::Withheld;
 
 /// 0: what ran when the run began; others: the id of the swap that brought it.
 pub type VersionId = u64;
-
-/// Makes instances for any task.
-pub type OpenShared = Arc<dyn Fn() -> Result<Box<dyn crate::plugin::Aggregator>, PluginError> + Send + Sync>;
 
 /// A version that is to run beside the active one, as all tasks of the operator get it.
 pub struct Candidate {
@@ -472,9 +471,9 @@ impl NodeParts<'_> {
         let (kept_bytes_max, consecutive_limit) = (self.kept_bytes_max, self.consecutive_limit);
         let candidate = Arc::clone(candidate);
         move || {
-            let plugin = (candidate.open)()?;
-            let shared = Arc::clone(&candidate.open);
-            let open: OpenInstance = Box::new(move || shared());
+            let plugin = candidate.open.aggregator()?;
+            let shared = candidate.open.clone();
+            let open: OpenInstance = Box::new(move || shared.aggregator());
             let recorder = (candidate.recorder)();
             let mut accumulator =
                 Accumulator::new(node, plugin, open, kept_bytes_max, stats, recorder, consecutive_limit);

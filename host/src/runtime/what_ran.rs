@@ -11,69 +11,129 @@ use super::beforehand::Files;
 use super::message::RunError;
 use crate::cli::open::{Opened, start_engine};
 use crate::plugin::artifact::Artifact;
-use crate::plugin::{AggregatorFactory, WasmFactory};
+use crate::plugin::limits::PluginLimits;
+use crate::plugin::{
+    AggregatorFactory, PluginEngine, PluginError, TransformerFactory, WasmFactory, WasmTransformFactory,
+};
 use crate::spec::model::Pipeline;
 
 /// What an operator runs in place of what the file gives.
-pub struct Ran {
-    pub factory: Arc<dyn AggregatorFactory>,
+pub struct Ran<F: ?Sized> {
+    pub factory: Arc<F>,
     /// with its secrets
     pub config: String,
     /// without
     pub in_file: InFile,
 }
 
-/// By aggregation. Its bytes are kept beside the checkpoints.
-pub fn find(
-    pipeline: &Pipeline,
-    opened: &Opened,
-    restored: &Checkpoint,
-    files: &dyn Files,
-) -> Result<BTreeMap<String, Ran>, RunError> {
-    let mut found = BTreeMap::new();
-    let mut engine = None;
-    for (name, spec) in &pipeline.aggregations {
-        let plugin = restored.operators.get(name).and_then(|operator| operator.plugin.as_ref());
-        let Some((plugin, in_file)) = plugin.and_then(|plugin| Some((plugin, plugin.in_file.as_ref()?))) else {
-            continue;
+/// Looks for it among the bytes that are kept beside the checkpoints.
+pub struct WhatRan<'a> {
+    pub pipeline: &'a Pipeline,
+    pub opened: &'a Opened,
+    pub restored: &'a Checkpoint,
+    pub files: &'a dyn Files,
+}
+
+/// One operator's plugin: of the file, and of the checkpoint.
+struct Found<'a> {
+    operator: &'a str,
+    /// its name in the file
+    plugin: &'a str,
+    /// what the file gives
+    digest: Option<&'a str>,
+    config: &'a str,
+    /// what the checkpoint says
+    ran: Option<&'a PluginRef>,
+}
+
+impl WhatRan<'_> {
+    /// By aggregation.
+    pub fn aggregations(&self) -> Result<BTreeMap<String, Ran<dyn AggregatorFactory>>, RunError> {
+        let mut found = BTreeMap::new();
+        let mut engine = None;
+        for (name, spec) in &self.pipeline.aggregations {
+            let of = Found {
+                operator: name,
+                plugin: &spec.plugin,
+                digest: self.opened.factories.get(&spec.plugin).map(|factory| factory.digest()),
+                config: &spec.config,
+                ran: self.restored.operators.get(name).and_then(|operator| operator.plugin.as_ref()),
+            };
+            let make = |engine: &Arc<PluginEngine>, artifact: &Artifact, limits| {
+                let factory = WasmFactory::new(engine, &spec.plugin, artifact, limits)?;
+                Ok(Arc::new(factory) as Arc<dyn AggregatorFactory>)
+            };
+            found.extend(self.find(&of, &mut engine, make)?.map(|ran| (name.clone(), ran)));
+        }
+        Ok(found)
+    }
+
+    /// By transform.
+    pub fn transforms(&self) -> Result<BTreeMap<String, Ran<dyn TransformerFactory>>, RunError> {
+        let mut found = BTreeMap::new();
+        let mut engine = None;
+        for (name, spec) in &self.pipeline.transforms {
+            let Some(spec) = &spec.plugin else { continue };
+            let of = Found {
+                operator: name,
+                plugin: &spec.plugin,
+                digest: self.opened.transformers.get(&spec.plugin).map(|factory| factory.digest()),
+                config: &spec.config,
+                ran: self.restored.transforms.get(name),
+            };
+            let make = |engine: &Arc<PluginEngine>, artifact: &Artifact, limits| {
+                let factory = WasmTransformFactory::new(engine, &spec.plugin, artifact, limits)?;
+                Ok(Arc::new(factory) as Arc<dyn TransformerFactory>)
+            };
+            found.extend(self.find(&of, &mut engine, make)?.map(|ran| (name.clone(), ran)));
+        }
+        Ok(found)
+    }
+
+    fn find<F: ?Sized>(
+        &self,
+        of: &Found<'_>,
+        engine: &mut Option<Arc<PluginEngine>>,
+        make: impl FnOnce(&Arc<PluginEngine>, &Artifact, PluginLimits) -> Result<Arc<F>, PluginError>,
+    ) -> Result<Option<Ran<F>>, RunError> {
+        let Self { pipeline, files, .. } = self;
+        let Some((ran, in_file)) = of.ran.and_then(|ran| Some((ran, ran.in_file.as_ref()?))) else {
+            return Ok(None);
         };
-        let given = opened.factories.get(&spec.plugin).map(|factory| factory.digest());
-        if given != Some(in_file.sha256.as_str()) || pipeline.secrets.seal(&spec.config) != in_file.config {
+        if of.digest != Some(in_file.sha256.as_str()) || pipeline.secrets.seal(of.config) != in_file.config {
             info!(
-                operator = %name,
-                ran = %short(&plugin.sha256),
+                operator = %of.operator,
+                ran = %short(&ran.sha256),
                 "the pipeline file has changed since its plugin was swapped: what the file gives is wanted"
             );
-            continue;
+            return Ok(None);
         }
-        let failed = |why: String| RunError::Spec(lost(name, plugin, &why));
-        let config = pipeline.secrets.unseal(&plugin.config).map_err(failed)?;
-        let bytes = files.plugin(&plugin.sha256).map_err(failed)?;
-        let artifact = Artifact::from_bytes(&spec.plugin, bytes.to_vec(), None).map_err(|e| failed(e.to_string()))?;
-        let limits = pipeline.plugins.get(&spec.plugin).map(|spec| spec.limits(pipeline.memory_share_bytes()));
-        let engine = match &engine {
+        let failed = |why: String| RunError::Spec(lost(of.operator, ran, &why));
+        let config = pipeline.secrets.unseal(&ran.config).map_err(failed)?;
+        let bytes = files.plugin(&ran.sha256).map_err(failed)?;
+        let artifact = Artifact::from_bytes(of.plugin, bytes.to_vec(), None).map_err(|e| failed(e.to_string()))?;
+        let limits = pipeline.plugins.get(of.plugin).map(|spec| spec.limits(pipeline.memory_share_bytes()));
+        let engine = match engine {
             Some(engine) => engine,
             None => engine.insert(start_engine().map_err(RunError::External)?),
         };
-        let factory = WasmFactory::new(engine, &spec.plugin, &artifact, limits.unwrap_or_default());
-        let factory = factory.map_err(|e| failed(e.to_string()))?;
+        let factory = make(engine, &artifact, limits.unwrap_or_default()).map_err(|e| failed(e.to_string()))?;
         info!(
-            operator = %name,
-            version = plugin.version,
-            sha256 = plugin.sha256,
+            operator = %of.operator,
+            version = ran.version,
+            sha256 = ran.sha256,
             "it goes on with the plugin that was swapped in; the one of the pipeline file runs once the file changes"
         );
-        let ran = Ran { factory: Arc::new(factory), config, in_file: in_file.clone() };
-        found.insert(name.clone(), ran);
+        Ok(Some(Ran { factory, config, in_file: in_file.clone() }))
     }
-    Ok(found)
 }
 
 fn lost(name: &str, plugin: &PluginRef, why: &str) -> String {
     format!(
         "`{name}` ran plugin {} {} ({}), which was swapped in, and that cannot be opened: {why}\nhint: put the same component \
          into the pipeline file; or, if what the file gives is to take its state over, change the file in any way (its configuration, \
-         another build); or `--drop-state {name}` to begin `{name}` with empty windows",
+         another build); or `--drop-state {name}` to begin `{name}` with what the file gives and without any \
+         state",
         plugin.name,
         plugin.version,
         short(&plugin.sha256)

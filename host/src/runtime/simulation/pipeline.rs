@@ -224,7 +224,14 @@ fn unique(process: &Arc<Process>, input: &Schema) -> TransformNode {
         on_error: model::OnError::Fail,
         consecutive_limit: u64::MAX,
     };
-    TransformNode { name: "unique".into(), spec, factory: None, input: input.clone(), output: input.clone() }
+    TransformNode {
+        name: "unique".into(),
+        spec,
+        factory: None,
+        in_file: None,
+        input: input.clone(),
+        output: input.clone(),
+    }
 }
 
 fn aggregation(process: &Arc<Process>, from: &str, input: &Schema) -> AggregationNode {

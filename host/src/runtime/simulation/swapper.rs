@@ -64,13 +64,13 @@ pub fn swapper(process: &Arc<Process>, node: &AggregationNode, history: &SharedH
         });
         let open: OpenShared = {
             let (process, offered) = (Arc::downgrade(&process), offered.clone());
-            Arc::new(move || {
+            OpenShared::Aggregator(Arc::new(move || {
                 let gone =
                     || PluginError::Load { plugin: LEDGER.to_owned(), message: "the process is gone".to_owned() };
                 let process = process.upgrade().ok_or_else(gone)?;
                 let inner = NativeFactory::<Ledger>::new(LEDGER);
                 FragileFactory { inner, process, falls_percent: Some(falls_percent) }.open("", &offered)
-            })
+            }))
         };
         let comparison =
             shadow.map(|_| Comparison::new(key.clone(), signature.output.clone(), signature.output.clone(), 0.0));
