@@ -341,7 +341,7 @@ fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
             interval_ms: life.interval_ms,
             location: model::Location::Local(Default::default()),
             retain: life.retain,
-            timeout_ms: 30_000,
+            timeout_ms: 60_000,
             min_pause_ms: 0,
             tolerated_failures: 0,
         },
