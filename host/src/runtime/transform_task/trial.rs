@@ -28,7 +28,7 @@ use crate::runtime::versions::{Candidate, VersionId};
 /// Batches that it has to survive …
 const TRIED_BATCHES: usize = 8;
 /// … or those that come until there is none for so long.
-const QUIET: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500 });
 
 /// The task's end of it.
 pub struct Trial {

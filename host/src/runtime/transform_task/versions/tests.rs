@@ -78,7 +78,6 @@ impl Transformer for Times {
 /// The tasks of a transform, and what the coordinator does at a barrier.
 struct Run {
     tasks: Vec<TransformVersions>,
-    slots: Vec<Arc<PluginSlot>>,
     node: PluginNode,
     events: Receiver<Event>,
     swaps: Swaps,
@@ -103,25 +102,24 @@ impl Run {
             consecutive_limit: 5,
         };
         let id = |task| TaskId { node: NODE.into(), task };
-        let slots: Vec<Arc<PluginSlot>> = (0..TASKS).map(|_| Arc::default()).collect();
-        let task = |(task, slot): (usize, &Arc<PluginSlot>)| {
+        let task = |task| {
             let open: OpenTransformer = Box::new(|| Ok(made(FIRST, Vice::DiesOfPoison)));
             let active = TransformPlugin::new(&node, open, None).unwrap();
-            TransformVersions::new(id(task), sender.clone(), Arc::clone(&desk), node.clone(), Arc::clone(slot), active)
+            TransformVersions::new(id(task), sender.clone(), Arc::clone(&desk), node.clone(), Arc::default(), active)
         };
-        let tasks = slots.iter().enumerate().map(task).collect();
+        let tasks = (0..TASKS).map(task).collect();
         let desks = BTreeMap::from([(NODE.to_owned(), desk)]);
         let ids: BTreeSet<TaskId> = (0..TASKS).map(id).collect();
         let swaps = Swaps::new(desks, &ids, SharedHistory::default(), probation);
         let first = OperatorState { plugin: Some(plugin(FIRST)), ..OperatorState::default() };
         let operators = BTreeMap::from([(NODE.to_owned(), first)]);
-        Self { tasks, slots, node, events, swaps, operators, next_number: 1 }
+        Self { tasks, node, events, swaps, operators, next_number: 1 }
     }
 
     /// Asks for version `k`, whose swap has the id `k - 1`.
     fn request(&mut self, k: i64, vice: Vice) {
         let id = self.swaps.history.lock().next_id();
-        assert_eq!(id as i64, k - FIRST);
+        assert_eq!(i64::try_from(id), Ok(k - FIRST));
         self.swaps.history.lock().push(SwapRecord { id, operator: NODE.into(), ..SwapRecord::default() });
         let candidate = Candidate {
             id,
@@ -325,5 +323,4 @@ fn the_running_version_waits_for_none_on_trial() {
     }
     run.hear_until(|swaps| swaps.history.lock().iter().next_back().unwrap().phase == Phase::Exchanging);
     assert!(go_on.len() >= 97, "{} batches were tried", 100 - go_on.len());
-    assert_eq!(run.slots.len(), TASKS);
 }
