@@ -184,6 +184,11 @@ pub trait Transformer: Send {
     fn take_counters(&mut self) -> Vec<(String, u64)> {
         Vec::new()
     }
+
+    /// see [`Aggregator::memory_bytes`]
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Makes instances of one transform plugin: a compiled component, or native code.

@@ -1,4 +1,4 @@
-//! Versions of one plugin to swap for one another: `plugins/swap-guests`, built once.
+//! Versions of plugins to swap for one another: `plugins/swap-guests`, built once.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,11 +10,20 @@ use crate::paths;
 
 /// The component of a version (`v1`, `trap_later`, …: the table in `plugins/swap-guests/src/lib.rs`).
 pub fn swap_counts(version: &str) -> Result<PathBuf> {
+    component(&format!("swap_counts_{version}"))
+}
+
+/// The same of a transform: the table in `plugins/swap-guests/src/stamps.rs`.
+pub fn swap_stamps(version: &str) -> Result<PathBuf> {
+    component(&format!("swap_stamps_{version}"))
+}
+
+fn component(name: &str) -> Result<PathBuf> {
     static BUILT: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     let folder = BUILT.get_or_init(|| build().map_err(|e| format!("{e:#}")));
     let folder = folder.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?;
-    let path = folder.join(format!("swap_counts_{version}.wasm"));
-    ensure!(path.is_file(), "there is no version {version} of swap-counts");
+    let path = folder.join(format!("{name}.wasm"));
+    ensure!(path.is_file(), "there is no component {name}");
     Ok(path)
 }
 
@@ -30,6 +39,6 @@ fn build() -> Result<PathBuf> {
         .env_remove("RUSTFLAGS")
         .status()
         .context("starting cargo")?;
-    ensure!(status.success(), "the versions of swap-counts do not build");
+    ensure!(status.success(), "the versions of the plugins do not build");
     Ok(target.join("wasm32-unknown-unknown/release/examples"))
 }

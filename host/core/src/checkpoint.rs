@@ -66,6 +66,9 @@ pub struct Checkpoint {
     pub sources: BTreeMap<String, SourceState>,
     pub operators: BTreeMap<String, OperatorState>,
     pub sinks: BTreeMap<String, SinkState>,
+    /// by transform, the plugin that makes its rows: it keeps no state
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub transforms: BTreeMap<String, PluginRef>,
     /// the last swaps of plugins
     #[serde(default, skip_serializing_if = "History::is_empty")]
     pub swaps: History,
@@ -302,6 +305,14 @@ impl StateFile {
 }
 
 impl Checkpoint {
+    /// Every plugin that runs.
+    pub fn plugins(&self) -> impl Iterator<Item = &PluginRef> {
+        let of_operators = self.operators.values().flat_map(|operator| {
+            operator.plugin.iter().chain(operator.draining.as_ref().map(|draining| &draining.plugin))
+        });
+        of_operators.chain(self.transforms.values())
+    }
+
     /// Every state file that this checkpoint refers to.
     pub fn state_files(&self) -> impl Iterator<Item = &StateFile> {
         let of_operators = self.operators.values().flat_map(|o| o.files.iter());

@@ -38,6 +38,9 @@ pub const BISECTION_FAILURES_MAX: u32 = 500;
 /// Captures of failed plugin calls in one folder; the first ones are kept.
 pub const CAPTURES_MAX: usize = 20;
 
+/// Batches that wait for a transform's new version while it is tried; others are not tried.
+pub const TRIAL_BATCHES_WAITING_MAX: usize = 1;
+
 /// Rows and state in one capture. A larger call is captured with its guilty rows only.
 pub const CAPTURE_BYTES_MAX: usize = 64 << 20;
 

@@ -19,7 +19,7 @@ use std::path::{Component, Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
-use millrace_core::checkpoint::{Checkpoint, Holds, PluginRef, Reason, StateFile};
+use millrace_core::checkpoint::{Checkpoint, Holds, Reason, StateFile};
 use serde::{Deserialize, Serialize};
 
 use super::log::sha256_hex;
@@ -115,7 +115,7 @@ async fn fill(
         folder.write(&path, &bytes)?;
         file.path = path;
     }
-    for plugin in plugins(&checkpoint) {
+    for plugin in checkpoint.plugins() {
         // what is built in, or native, has no bytes
         if let Some(bytes) = store.kept_plugin(&plugin.sha256).await? {
             folder.write(&format!("plugins/{}.wasm", plugin.sha256), &bytes)?;
@@ -130,14 +130,6 @@ async fn fill(
         checkpoint,
     };
     folder.finish(&seal(&record).map_err(|e| folder.failed("writing savepoint.json", &e))?)
-}
-
-/// Every plugin that has state in it.
-fn plugins(checkpoint: &Checkpoint) -> impl Iterator<Item = &PluginRef> {
-    checkpoint
-        .operators
-        .values()
-        .flat_map(|operator| operator.plugin.iter().chain(operator.draining.as_ref().map(|draining| &draining.plugin)))
 }
 
 /// Every file that a checkpoint refers to: the folder that it belongs to, the operator or sink, the file.
@@ -215,7 +207,7 @@ impl Savepoint {
             file.path = store.upload_file(number, node, bytes).await?;
             file.written_by = number;
         }
-        for plugin in plugins(&checkpoint) {
+        for plugin in checkpoint.plugins() {
             let file = format!("plugins/{}.wasm", plugin.sha256);
             match fs::read(self.folder.join(&file)) {
                 Ok(bytes) => store.put_plugin(&plugin.sha256, bytes.into()).await?,

@@ -111,17 +111,23 @@ pub fn run(args: &SwapArgs) -> Result<(), Failure> {
 /// Into the pipeline file, all of it or nothing. `component`: none: only the configuration is another.
 fn write(file: &Path, record: &SwapRecord, component: Option<&Path>) -> Result<(), Failure> {
     let pipeline = super::open::load(file)?.pipeline;
-    let spec = pipeline.aggregations.iter().find(|(name, _)| *name == record.operator).map(|(_, spec)| spec);
     let failed =
         |why: String| Failure::Other(anyhow::anyhow!("it runs, but {} does not give it: {why}", file.display()));
-    let spec = spec.ok_or_else(|| failed(format!("it has no aggregation `{}`", record.operator)))?;
+    let operator = record.operator.as_str();
+    let aggregation = pipeline.aggregations.iter().find(|(name, _)| name == operator);
+    let transform = pipeline.transforms.iter().find(|(name, _)| name == operator);
+    let (kind, plugin, config) = match (aggregation, transform.and_then(|(_, spec)| spec.plugin.as_ref())) {
+        (Some((_, spec)), _) => ("aggregations", &spec.plugin, &spec.config),
+        (None, Some(spec)) => ("transforms", &spec.plugin, &spec.config),
+        (None, None) => return Err(failed(format!("it has no operator `{operator}` with a plugin"))),
+    };
     let folder = pipeline.file.parent().unwrap_or(Path::new("."));
     let text = std::fs::read_to_string(&pipeline.file).map_err(|e| failed(e.to_string()))?;
-    let given = pipeline.secrets.seal(&spec.config);
-    let mut changed = write_back::with_config(&text, &record.operator, &given, &record.to.config).map_err(failed)?;
+    let given = pipeline.secrets.seal(config);
+    let mut changed = write_back::with_config(&text, (kind, operator), &given, &record.to.config).map_err(failed)?;
     if let Some(component) = component {
         let path = write_back::path_from(folder, component).map_err(failed)?;
-        changed = write_back::with_plugin_path(&changed, &spec.plugin, &path).map_err(failed)?;
+        changed = write_back::with_plugin_path(&changed, plugin, &path).map_err(failed)?;
     }
     let beside = pipeline.file.with_extension("toml.new");
     let written = std::fs::write(&beside, changed).and_then(|()| std::fs::rename(&beside, &pipeline.file));

@@ -25,10 +25,10 @@ struct Watched {
 
 /// Looks until the process ends.
 pub fn start(pipeline: &Pipeline, control: Arc<dyn Control>) -> std::io::Result<()> {
-    let watched = pipeline.aggregations.iter().filter_map(|(operator, spec)| {
-        let path = pipeline.plugins.get(&spec.plugin)?.path.clone();
+    let watched = pipeline.plugin_nodes().filter_map(|(operator, plugin)| {
+        let path = pipeline.plugins.get(plugin)?.path.clone();
         let digest = std::fs::read(&path).map(|bytes| Sha256::digest(bytes).to_vec()).unwrap_or_default();
-        Some(Watched { operator: operator.clone(), seen: stamp(&path), path, digest, is_new: false })
+        Some(Watched { operator: operator.to_owned(), seen: stamp(&path), path, digest, is_new: false })
     });
     let mut watched: Vec<Watched> = watched.collect();
     for one in &watched {

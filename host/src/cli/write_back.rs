@@ -37,38 +37,38 @@ pub fn with_plugin_path(text: &str, plugin: &str, path: &str) -> Result<String, 
     Err(by_hand())
 }
 
-/// The file's text with what of the configuration of an aggregation runs and is not what the file gives. Both are JSON, with
-/// markers in place of secrets. An error says what to write by hand.
-pub fn with_config(text: &str, operator: &str, given: &str, runs: &str) -> Result<String, String> {
+/// The file's text with what of the configuration of an operator (`kind`: its table's, `aggregations` or `transforms`) runs and
+/// is not what the file gives. Both are JSON, with markers in place of secrets. An error says what to write by hand.
+pub fn with_config(text: &str, (kind, operator): (&str, &str), given: &str, runs: &str) -> Result<String, String> {
     let parse = |json: &str| -> Result<Map<String, Value>, String> {
         if json.is_empty() { Ok(Map::new()) } else { serde_json::from_str(json).map_err(|e| e.to_string()) }
     };
     let (given, runs) = (parse(given)?, parse(runs)?);
     if let Some(key) = given.keys().find(|key| !runs.contains_key(*key)) {
-        return Err(format!("take `{key}` out of the `config` of `[aggregations.{operator}]` by hand"));
+        return Err(format!("take `{key}` out of the `config` of `[{kind}.{operator}]` by hand"));
     }
     let mut text = text.to_owned();
     for (key, value) in runs.iter().filter(|(key, value)| given.get(*key) != Some(*value)) {
         let is_secret = |value: &Value| value.to_string().contains("${");
         if is_secret(value) || given.get(key).is_some_and(is_secret) {
             return Err(format!(
-                "`{key}` in the `config` of `[aggregations.{operator}]` comes from a secret: change it by hand"
+                "`{key}` in the `config` of `[{kind}.{operator}]` comes from a secret: change it by hand"
             ));
         }
-        text = with_value(&text, operator, key, value)?;
+        text = with_value(&text, (kind, operator), key, value)?;
     }
     Ok(text)
 }
 
 /// One edit of several that it may be: the first after which the file says this, and else what it said before.
-fn with_value(text: &str, operator: &str, key: &str, value: &Value) -> Result<String, String> {
+fn with_value(text: &str, (kind, operator): (&str, &str), key: &str, value: &Value) -> Result<String, String> {
     let is_bare = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let quoted = if is_bare { key.to_owned() } else { Value::from(key).to_string() };
     let assignment = format!("{quoted} = {value}");
-    let by_hand = || format!("write `{assignment}` into the `config` of `[aggregations.{operator}]` by hand");
+    let by_hand = || format!("write `{assignment}` into the `config` of `[{kind}.{operator}]` by hand");
     let wanted = (|| {
         let mut table: toml::Table = text.parse().ok()?;
-        let operator = table.get_mut("aggregations")?.get_mut(operator)?.as_table_mut()?;
+        let operator = table.get_mut(kind)?.get_mut(operator)?.as_table_mut()?;
         let config = operator.entry("config").or_insert_with(|| toml::Table::new().into()).as_table_mut()?;
         config.insert(key.to_owned(), toml::Value::try_from(value).ok()?);
         Some(table)
@@ -76,7 +76,7 @@ fn with_value(text: &str, operator: &str, key: &str, value: &Value) -> Result<St
     let wanted = wanted.ok_or_else(by_hand)?;
     let says_so = |changed: &String| changed.parse::<toml::Table>().is_ok_and(|table| table == wanted);
     let mut edits = replacements(text, &quoted, &value.to_string());
-    edits.extend(insertions(text, operator, &assignment));
+    edits.extend(insertions(text, (kind, operator), &assignment));
     edits.into_iter().find(says_so).ok_or_else(by_hand)
 }
 
@@ -102,13 +102,13 @@ fn replacements(text: &str, key: &str, value: &str) -> Vec<String> {
 }
 
 /// Into the table of the configuration, wherever that stands.
-fn insertions(text: &str, operator: &str, assignment: &str) -> Vec<String> {
+fn insertions(text: &str, (kind, operator): (&str, &str), assignment: &str) -> Vec<String> {
     let mut edits = Vec::new();
     let insert = |at: usize, what: String| Some(format!("{}{what}{}", text.get(..at)?, text.get(at..)?));
     let is_header = |line: &str, below: &str| {
         [operator.to_owned(), format!("\"{operator}\"")]
             .iter()
-            .any(|name| line.trim_start().starts_with(&format!("[aggregations.{name}{below}]")))
+            .any(|name| line.trim_start().starts_with(&format!("[{kind}.{name}{below}]")))
     };
     let (mut at, mut inside, mut end_of_section) = (0, false, None);
     for line in text.split_inclusive('\n') {
@@ -177,7 +177,7 @@ mod tests {
 
     fn configured(with: &str, given: &str, runs: &str) -> Result<String, String> {
         let text = format!("{CONFIGURED}{with}\n[sinks.out]\nmode = \"exact\"\n");
-        let changed = with_config(&text, "metrics", given, runs)?;
+        let changed = with_config(&text, ("aggregations", "metrics"), given, runs)?;
         let rest =
             changed.strip_prefix(CONFIGURED).and_then(|rest| rest.strip_suffix("\n[sinks.out]\nmode = \"exact\"\n"));
         Ok(rest.expect("nothing else changes").to_owned())

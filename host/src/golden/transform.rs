@@ -12,7 +12,7 @@ use super::run::{Outcome, located, refused};
 use crate::capture::Place;
 use crate::plugin::TransformerFactory;
 use crate::runtime::message::RunError;
-use crate::runtime::transform_task::{OpenTransformer, TransformPlugin};
+use crate::runtime::transform_task::{OpenTransformer, PluginNode, TransformPlugin};
 use crate::spec::columns;
 use crate::spec::diagnostic::Diagnostics;
 use crate::spec::model::TransformPluginSpec;
@@ -72,8 +72,14 @@ impl TransformSubject {
         let (factory, config) = (Arc::clone(&self.factory), self.spec.config.clone());
         let offered = columns::offered_schema(&self.input, &self.spec.columns);
         let open: OpenTransformer = Box::new(move || factory.open(&config, &offered));
-        let mut plugin =
-            TransformPlugin::new("case".into(), &self.spec, &self.input, open, Arc::default(), None, u64::MAX)?;
+        let node = PluginNode {
+            name: "case".into(),
+            columns: self.spec.columns.clone(),
+            input: self.input.clone(),
+            stats: Arc::default(),
+            consecutive_limit: u64::MAX,
+        };
+        let mut plugin = TransformPlugin::new(&node, open, None)?;
         let rows = step.events.num_rows();
         let size = if way == Way::RowByRow { 1 } else { rows.max(1) };
         let mut outcome = StepOutcome::default();

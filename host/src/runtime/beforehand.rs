@@ -21,7 +21,7 @@ use super::plan::tables;
 use super::read_state::StateReader;
 use super::restore::{self, Reconciled, Wanted};
 use super::run::{AggregationNode, offered_to_plugin, operator_state, try_migration};
-use super::transforms;
+use super::transforms::{self, TransformNode};
 use crate::checkpoint::savepoint::{self, Savepoint};
 use crate::checkpoint::{CheckpointError, CheckpointStore};
 use crate::cli::open::Opened;
@@ -70,7 +70,13 @@ pub struct Looked {
     pub claims: Vec<(String, Claim)>,
     pub beginning: Beginning,
     /// opened for this beginning
+    pub operators: Operators,
+}
+
+/// With the plugins that run: those that a checkpoint goes on with, or the file's.
+pub struct Operators {
     pub aggregations: Vec<AggregationNode>,
+    pub transforms: Vec<TransformNode>,
 }
 
 /// Asks everything that can refuse the start. Changes nothing.
@@ -100,11 +106,11 @@ pub fn look(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         (_, _, Some(savepoint)) => (Beginning::Savepoint, Some((&savepoint.record.checkpoint, savepoint))),
         _ => (Beginning::Nothing, None),
     };
-    let aggregations = judge(pipeline, opened, found, begin.drop_state)?;
+    let operators = judge(pipeline, opened, found, begin.drop_state)?;
     if let Some((_, of)) = claimed.iter().find(|(_, of)| Some(&of.claim.incarnation) != incarnation.as_ref()) {
         return Err(RunError::External(of.other.clone()));
     }
-    Ok(Looked { claims, beginning, aggregations })
+    Ok(Looked { claims, beginning, operators })
 }
 
 fn look_at_tables(pipeline: &Pipeline, opened: &Opened, runtime: &Handle) -> Result<Vec<(String, Claimed)>, RunError> {
@@ -119,40 +125,37 @@ fn look_at_tables(pipeline: &Pipeline, opened: &Opened, runtime: &Handle) -> Res
     Ok(claims)
 }
 
-/// Whether the pipeline can go on from a checkpoint; if so, its aggregations with the plugins that run.
+/// Whether the pipeline can go on from a checkpoint; if so, its operators.
 pub fn judge(
     pipeline: &Pipeline,
     opened: &Opened,
     found: Option<(&Checkpoint, &dyn Files)>,
     drop_state: &[String],
-) -> Result<Vec<AggregationNode>, RunError> {
+) -> Result<Operators, RunError> {
     let mut kept = found.map(|(checkpoint, _)| checkpoint.clone()).unwrap_or_default();
     kept.operators.retain(|name, _| !drop_state.contains(name));
-    let aggregations = nodes::open_aggregations(pipeline, opened, found.map(|(_, files)| (&kept, files)))?;
-    let Some((checkpoint, files)) = found else { return Ok(aggregations) };
-    let operators = operators(pipeline, opened, &aggregations)?;
+    kept.transforms.retain(|name, _| !drop_state.contains(name));
+    let nodes = nodes::open_operators(pipeline, opened, found.map(|(_, files)| (&kept, files)))?;
+    let Some((checkpoint, files)) = found else { return Ok(nodes) };
+    let operators = states(pipeline, &nodes)?;
     let drop_state: BTreeSet<String> = drop_state.iter().cloned().collect();
     let mut kept = checkpoint.clone();
     let reconciled = restore::reconcile(&mut kept, &wanted(pipeline, &operators), &drop_state)?;
     let Reconciled { notes: _, migrations } = reconciled;
     for (operator, origin) in &migrations {
-        let node = aggregations.iter().find(|node| *node.name == **operator);
+        let node = nodes.aggregations.iter().find(|node| *node.name == **operator);
         let (Some(node), Some(state)) = (node, kept.operators.get(operator)) else { continue };
         info!(operator, from = origin.version, "its new plugin is tried on a copy of its state");
         let config = pipeline.secrets.unseal_known(&origin.config);
         try_migration(node, files, state, &StateOrigin { config, ..origin.clone() })?;
     }
-    Ok(aggregations)
+    Ok(nodes)
 }
 
-/// The operators as a checkpoint would have them.
-pub fn operators(
-    pipeline: &Pipeline,
-    opened: &Opened,
-    aggregations: &[AggregationNode],
-) -> Result<BTreeMap<String, OperatorState>, RunError> {
-    let mut operators = transforms::operator_states(&nodes::open_transforms(pipeline, opened)?);
-    for node in aggregations {
+/// The operators that keep state, as a checkpoint would have them.
+pub fn states(pipeline: &Pipeline, nodes: &Operators) -> Result<BTreeMap<String, OperatorState>, RunError> {
+    let mut operators = transforms::operator_states(&nodes.transforms);
+    for node in &nodes.aggregations {
         let plugin = node.factory.open(&node.spec.config, &offered_to_plugin(node))?;
         operators
             .insert(node.name.to_string(), operator_state(node, plugin.signature().state.clone(), &pipeline.secrets));

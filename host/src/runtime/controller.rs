@@ -17,7 +17,6 @@ use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tracing::info;
 
-use super::accumulator::OpenInstance;
 use super::aggregate_task::InputColumn;
 use super::control::{Control, Refused, SwapRequest};
 use super::coordinator::Order;
@@ -25,16 +24,21 @@ use super::recorder::{Recorded, Recorder};
 use super::run::{AggregationNode, Parts, offered_to_plugin};
 use super::swaps::{SharedHistory, SwapOrder};
 use super::versions::shadow::Comparison;
-use super::versions::{Candidate, refused};
+use super::versions::{Candidate, OpenShared, refused};
 use crate::api::words;
 use crate::capture::{Captures, Kind};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::plugin::artifact::{self, Artifact};
+use crate::plugin::limits::PluginLimits;
 use crate::plugin::{AggregatorFactory, PluginEngine, StateOrigin, WasmFactory};
 use crate::spec::columns;
-use crate::spec::model::{AggregationSpec, Backend, Pipeline, WindowSpec};
+use crate::spec::model::{AggregationSpec, Backend, Pipeline, TransformSpec, WindowSpec};
 use crate::spec::secrets::Secrets;
+
+mod transforms;
+
+use transforms::{no_shadow, of_transform};
 
 /// Starts the engine that compiles plugins, once one is needed.
 pub type StartEngine = Box<dyn Fn() -> Result<Arc<PluginEngine>, String> + Send + Sync>;
@@ -59,10 +63,19 @@ pub struct Controller {
 }
 
 struct Node {
-    spec: AggregationSpec,
+    of: Of,
     input: Schema,
     output: Schema,
     first: Running,
+}
+
+enum Of {
+    Aggregation(AggregationSpec),
+    /// `tasks`: the node of those that run its plugin
+    Transform {
+        spec: TransformSpec,
+        tasks: String,
+    },
 }
 
 /// A plugin as it runs in an operator.
@@ -84,11 +97,13 @@ impl Controller {
         start_engine: StartEngine,
         savepoint: Option<WriteSavepoint>,
     ) -> Result<Self, String> {
-        let nodes =
-            parts.aggregations.iter().map(|node| Ok((node.name.to_string(), Node::of(node, &parts.pipeline.secrets)?)));
+        let secrets = &parts.pipeline.secrets;
+        let aggregations = parts.aggregations.iter().map(|node| Ok((node.name.to_string(), Node::of(node, secrets)?)));
+        let transforms =
+            parts.transforms.iter().filter_map(|node| Some(Ok((node.name.to_string(), of_transform(node, secrets)?))));
         Ok(Self {
             pipeline: parts.pipeline.clone(),
-            nodes: nodes.collect::<Result<_, String>>()?,
+            nodes: aggregations.chain(transforms).collect::<Result<_, String>>()?,
             accepted: Mutex::default(),
             history: parts.history.clone(),
             orders,
@@ -103,21 +118,20 @@ impl Controller {
     }
 
     fn node(&self, operator: &str) -> Result<&Node, Refused> {
-        if let Some(node) = self.nodes.get(operator) {
-            return match node.spec.aggregates.is_empty() {
-                true => Ok(node),
-                false => Err(Refused::Invalid(format!(
-                    "`{operator}` has no plugin, it computes `aggregate`\nhint: change the pipeline file and start it again"
-                ))),
-            };
-        }
-        let is_transform = self.pipeline.transforms.iter().any(|(name, _)| name == operator);
-        if is_transform {
-            return Err(Refused::Invalid(format!(
-                "`{operator}` is a transform: plugins of aggregations are replaced while they run, those of transforms at a \
-                 start\nhint: change the file, then `millrace stop {0}` and `millrace run {0}`: nothing is lost in between",
-                self.pipeline.file.display()
-            )));
+        let without = |does: &str| {
+            Err(Refused::Invalid(format!(
+                "`{operator}` has no plugin, {does}\nhint: change the pipeline file and start it again"
+            )))
+        };
+        match self.nodes.get(operator) {
+            Some(Node { of: Of::Aggregation(spec), .. }) if !spec.aggregates.is_empty() => {
+                return without("it computes `aggregate`");
+            }
+            Some(node) => return Ok(node),
+            None if self.pipeline.transforms.iter().any(|(name, _)| name == operator) => {
+                return without("its steps are in the file");
+            }
+            None => {}
         }
         let names: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
         Err(Refused::Unknown(format!(
@@ -210,14 +224,23 @@ impl Controller {
 
     fn begin(&self, request: SwapRequest, former: Option<String>) -> Result<SwapRecord, Refused> {
         let node = self.node(&request.operator)?;
-        if let Backend::Disk { .. } = self.pipeline.state.backend {
+        if let (Of::Transform { .. }, Some(_)) = (&node.of, request.shadow) {
+            return Err(Refused::Invalid(no_shadow(&request.operator)));
+        }
+        if let (Of::Aggregation(_), Backend::Disk { .. }) = (&node.of, &self.pipeline.state.backend) {
             return Err(Refused::Invalid(format!(
                 "with `backend = \"disk\"` a plugin is replaced at a start\nhint: change the file, then `millrace stop {0}` and \
                  `millrace run {0}`: nothing is lost in between",
                 self.pipeline.file.display()
             )));
         }
-        if request.drain && matches!(node.spec.window, WindowSpec::Session { .. } | WindowSpec::Global) {
+        if let (Of::Transform { .. }, true) = (&node.of, request.drain) {
+            return Err(Refused::Invalid(format!(
+                "`{}` is a transform: it has no windows that a former version could end\nhint: without `--drain`",
+                request.operator
+            )));
+        }
+        if request.drain && !node.has_fixed_windows() {
             return Err(Refused::Invalid(format!(
                 "only windows of a fixed size can be ended by the former version: a new event may join any session of `{}`, and \
                  the global window never ends\nhint: without `--drain` the new version takes the state over, or makes its own of \
@@ -227,12 +250,20 @@ impl Controller {
         }
         let running = self.running(&request.operator, node);
         let id = self.reserve(&request.operator, &request.by, running.plugin.clone(), former.is_some())?;
-        let (operator, shadow) = (request.operator.clone(), request.shadow);
+        let shadow = request.shadow;
+        let operator = match &node.of {
+            Of::Aggregation(_) => request.operator.clone(),
+            Of::Transform { tasks, .. } => tasks.clone(),
+        };
         let config = match former {
             Some(config) => Ok(config),
             None => self.configure(&running.config, &request.config),
         };
-        match config.and_then(|config| self.prepare(id, request, node, &running, config)) {
+        let prepared = config.and_then(|config| match &node.of {
+            Of::Aggregation(spec) => self.prepare(id, request, node, spec, &running, config),
+            Of::Transform { spec, .. } => self.prepare_transform(id, request, node, spec, &running, config),
+        });
+        match prepared {
             Ok(candidate) => {
                 let order = SwapOrder { candidate: Arc::new(candidate), operator, shadow };
                 if self.orders.send(Order::Swap(order)).is_err() {
@@ -250,53 +281,81 @@ impl Controller {
         if changes.is_empty() { Ok(config) } else { self.pipeline.secrets.unseal(&config) }
     }
 
-    /// Everything that can be known of it before it runs.
-    fn prepare(
+    /// What was sent, or runs, if it is a plugin of this kind and not what runs. `plugin`: its name in the file.
+    fn read(
         &self,
-        id: u64,
-        request: SwapRequest,
-        node: &Node,
+        request: &mut SwapRequest,
+        plugin: &str,
+        kind: artifact::Kind,
         running: &Running,
-        config: String,
-    ) -> Result<Candidate, String> {
+        config: &str,
+    ) -> Result<Read, String> {
         let operator = &request.operator;
-        let bytes = match request.bytes {
+        let bytes = match request.bytes.take() {
             Some(bytes) => bytes,
             None => {
                 let kept = self.runtime.block_on(self.store.get_plugin(&running.plugin.sha256));
                 kept.map_err(|e| e.to_string())?.to_vec()
             }
         };
-        let artifact = Artifact::from_bytes(&node.spec.plugin, bytes.clone(), None).map_err(|e| e.to_string())?;
+        let artifact = Artifact::from_bytes(plugin, bytes.clone(), None).map_err(|e| e.to_string())?;
         if let Some(wanted) = request.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(artifact.digest())) {
             return Err(format!(
                 "its sha256 is {}, and {wanted} was said\nhint: is it the file that was meant, and did all of it arrive?",
                 artifact.digest()
             ));
         }
-        if artifact.kind() != artifact::Kind::Aggregation {
-            return Err(format!("it is a {} plugin, and `{operator}` needs an aggregation", artifact.kind().name()));
+        if artifact.kind() != kind {
+            let wanted = if kind == artifact::Kind::Aggregation { "an aggregation" } else { "a transform" };
+            return Err(format!("it is a {} plugin, and `{operator}` needs {wanted}", artifact.kind().name()));
         }
         if artifact.digest() == running.plugin.sha256 && config == running.config {
             return Err(format!("it is what `{operator}` runs, with the same configuration: there is nothing to do"));
         }
-        let spec = self.pipeline.plugins.get(&node.spec.plugin);
+        let spec = self.pipeline.plugins.get(plugin);
         let limits = spec.map(|spec| spec.limits(self.pipeline.memory_share_bytes())).unwrap_or_default();
-        let engine = self.engine()?;
-        let factory = WasmFactory::new(engine, &node.spec.plugin, &artifact, limits).map_err(|e| e.to_string())?;
+        Ok(Read { artifact, bytes, limits })
+    }
+
+    /// It may run: kept for the next start, and known.
+    fn accept(&self, id: u64, by: &str, bytes: Vec<u8>, accepted: Running, state: Option<&str>) -> Result<(), String> {
+        let to = accepted.plugin.clone();
+        let kept = self.runtime.block_on(self.store.put_plugin(&to.sha256, bytes.into()));
+        kept.map_err(|e| e.to_string())?;
+        let mut operator = String::new();
+        if let Some(record) = self.history.lock().get_mut(id) {
+            record.to = to.clone();
+            record.state = state.map(str::to_owned);
+            operator.clone_from(&record.operator);
+        }
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, accepted);
+        info!(operator = %operator, id, name = to.name, version = to.version, sha256 = to.sha256, by, "swap: checked");
+        Ok(())
+    }
+
+    /// Everything that can be known of it before it runs.
+    fn prepare(
+        &self,
+        id: u64,
+        mut request: SwapRequest,
+        node: &Node,
+        spec: &AggregationSpec,
+        running: &Running,
+        config: String,
+    ) -> Result<Candidate, String> {
+        let Read { artifact, bytes, limits } =
+            self.read(&mut request, &spec.plugin, artifact::Kind::Aggregation, running, &config)?;
+        let operator = &request.operator;
+        let factory = WasmFactory::new(self.engine()?, &spec.plugin, &artifact, limits).map_err(|e| e.to_string())?;
         let factory: Arc<dyn AggregatorFactory> = Arc::new(factory);
         let info = factory.info().clone();
         if info.name != running.plugin.name && !request.replace {
-            return Err(format!(
-                "it calls itself `{}`, and `{operator}` runs `{}`: is it the file that was meant?\nhint: `--replace` if a plugin \
-                 of another name is to take over its state",
-                info.name, running.plugin.name
-            ));
+            return Err(other_name(&info.name, operator, running, "is to take over its state"));
         }
-        let offered = columns::offered_schema(&node.input, &node.spec.columns);
+        let offered = columns::offered_schema(&node.input, &spec.columns);
         let mut instance = factory.open(&config, &offered).map_err(|e| e.to_string())?;
         let signature = instance.signature().clone();
-        let (output, wrong) = columns::check_signature(&node.spec, &node.input, &signature);
+        let (output, wrong) = columns::check_signature(spec, &node.input, &signature);
         if let Some(wrong) = wrong.first() {
             let hints: Vec<String> = wrong.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
             return Err(format!("{}{}", wrong.message, hints.concat()));
@@ -327,34 +386,27 @@ impl Controller {
             }
         }
         drop(instance);
-        let kept = self.runtime.block_on(self.store.put_plugin(factory.digest(), bytes.into()));
-        kept.map_err(|e| e.to_string())?;
-        if let Some(record) = self.history.lock().get_mut(id) {
-            record.to = to.clone();
-            let state = match (request.drain, &origin) {
-                (true, _) => "drained",
-                (false, None) => "taken over",
-                (false, Some(_)) => "migrated",
-            };
-            record.state = Some(state.to_owned());
-        }
         let accepted = Running {
             plugin: to.clone(),
             config: config.clone(),
             state: signature.state.clone(),
             output: signature.output.clone(),
         };
-        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, accepted);
-        info!(operator = %operator, id, name = to.name, version = to.version, sha256 = to.sha256, by = request.by, "swap: checked");
-        let key: Vec<Field> = node.spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect();
+        let state = match (request.drain, &origin) {
+            (true, _) => "drained",
+            (false, None) => "taken over",
+            (false, Some(_)) => "migrated",
+        };
+        self.accept(id, &request.by, bytes, accepted, Some(state))?;
+        let key: Vec<Field> = spec.key.iter().filter_map(|k| node.input.field(k).cloned()).collect();
         let comparison = request
             .shadow
             .map(|shadow| Comparison::new(key, running.output.clone(), signature.output.clone(), shadow.tolerance));
-        let wanted = columns::wanted_columns(&node.input, &node.spec.columns, &signature.input);
+        let wanted = columns::wanted_columns(&node.input, &spec.columns, &signature.input);
         let input = wanted.map(|(index, field)| InputColumn { index, field: field.clone() }).collect();
-        let open: OpenInstance = {
+        let open = {
             let (factory, config, offered) = (Arc::clone(&factory), config.clone(), offered.clone());
-            Arc::new(move || factory.open(&config, &offered))
+            OpenShared::Aggregator(Arc::new(move || factory.open(&config, &offered)))
         };
         Ok(Candidate {
             id,
@@ -367,7 +419,7 @@ impl Controller {
             },
             state: signature.state,
             open,
-            recorder: self.recorder(operator, node, factory, config, offered),
+            recorder: self.recorder(operator, &spec.plugin, factory, config, offered),
             input,
             origin,
             drains: request.drain,
@@ -379,13 +431,13 @@ impl Controller {
     fn recorder(
         &self,
         operator: &str,
-        node: &Node,
+        plugin: &str,
         factory: Arc<dyn AggregatorFactory>,
         config: String,
         offered: Schema,
     ) -> Box<dyn Fn() -> Option<Recorder> + Send + Sync> {
         let (captures, pipeline) = (Arc::clone(&self.captures), self.pipeline.clone());
-        let (operator, plugin) = (operator.to_owned(), node.spec.plugin.clone());
+        let (operator, plugin) = (operator.to_owned(), plugin.to_owned());
         Box::new(move || {
             let recorded = Recorded {
                 kind: Kind::Aggregation,
@@ -404,9 +456,9 @@ impl Controller {
     /// What can be done instead where the state cannot be taken over.
     fn choices(&self, operator: &str, node: &Node) -> String {
         let file = self.pipeline.file.display();
-        let drain = match node.spec.window {
-            WindowSpec::Session { .. } | WindowSpec::Global => "",
-            _ => {
+        let drain = match node.has_fixed_windows() {
+            false => "",
+            true => {
                 "\n  - let the running version end the windows that are open, and this one begin with the next: the same command \
                  with `--drain`"
             }
@@ -428,7 +480,7 @@ impl Control for Controller {
     }
 
     fn rollback(&self, operator: &str, drain: bool, by: &str) -> Result<SwapRecord, Refused> {
-        self.node(operator)?;
+        let node = self.node(operator)?;
         let last = {
             let history = self.history.lock();
             let of = |record: &&SwapRecord| record.operator == operator && record.phase.is_active();
@@ -440,7 +492,11 @@ impl Control for Controller {
             )));
         };
         if last.phase == Phase::Probation {
-            let order = Order::RollBack { operator: operator.to_owned(), why: format!("asked for by {by}") };
+            let operator = match &node.of {
+                Of::Aggregation(_) => operator.to_owned(),
+                Of::Transform { tasks, .. } => tasks.clone(),
+            };
+            let order = Order::RollBack { operator, why: format!("asked for by {by}") };
             return match self.orders.send(order) {
                 Ok(()) => Ok(last),
                 Err(_) => Err(Refused::Conflict("the run is ending".to_owned())),
@@ -489,6 +545,14 @@ impl Control for Controller {
 }
 
 impl Node {
+    /// A version can end them while another one begins with the next.
+    fn has_fixed_windows(&self) -> bool {
+        match &self.of {
+            Of::Aggregation(spec) => !matches!(spec.window, WindowSpec::Session { .. } | WindowSpec::Global),
+            Of::Transform { .. } => false,
+        }
+    }
+
     fn of(node: &AggregationNode, secrets: &Secrets) -> Result<Self, String> {
         let info = node.factory.info();
         let instance = node.factory.open(&node.spec.config, &offered_to_plugin(node)).map_err(|e| e.to_string())?;
@@ -501,12 +565,27 @@ impl Node {
         };
         let config = node.spec.config.clone();
         Ok(Self {
-            spec: node.spec.clone(),
+            of: Of::Aggregation(node.spec.clone()),
             input: node.input.clone(),
             output: node.output.clone(),
             first: Running { plugin, config, state: signature.state.clone(), output: signature.output.clone() },
         })
     }
+}
+
+/// A component that an operator may run.
+struct Read {
+    artifact: Artifact,
+    bytes: Vec<u8>,
+    limits: PluginLimits,
+}
+
+fn other_name(name: &str, operator: &str, running: &Running, meant: &str) -> String {
+    format!(
+        "it calls itself `{name}`, and `{operator}` runs `{}`: is it the file that was meant?\nhint: `--replace` if a plugin \
+         of another name {meant}",
+        running.plugin.name
+    )
 }
 
 /// The running configuration with some of it changed: values are JSON, or else text.

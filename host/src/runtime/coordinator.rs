@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender};
 use millrace_core::barrier::{Barrier, Then};
-use millrace_core::checkpoint::{Checkpoint, Committable, OperatorState, PositionRange, Reason, SourceState};
+use millrace_core::checkpoint::{
+    Checkpoint, Committable, OperatorState, PluginRef, PositionRange, Reason, SourceState,
+};
 use millrace_core::commit::Fence;
 use millrace_core::limits::COMMITS_WAITING_MAX;
 use millrace_core::swap::SwapRecord;
@@ -27,6 +29,7 @@ use super::message::{Event, OperatorPart, Part, RunError, TaskId};
 use super::source_task::Command;
 use super::stats::RunStats;
 use super::swaps::{Answer, Changed, SwapOrder, Swaps, Verdict};
+use super::transforms::transform_of;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::sink::{Prepared, SinkCommitter};
@@ -84,6 +87,8 @@ pub struct Coordinator {
     pub checkpoint: Checkpoint,
     /// key, window, plugin, state columns of each operator
     pub operators: BTreeMap<String, OperatorState>,
+    /// the plugin of each transform that has one
+    pub transforms: BTreeMap<String, PluginRef>,
     /// operator task → window start → files
     pub files: BTreeMap<TaskId, super::read_state::Windows>,
     pub paused: Arc<AtomicBool>,
@@ -347,7 +352,7 @@ impl Coordinator {
             Reason::Stop | Reason::Drained => Then::Stop,
         };
         if then == Then::Continue {
-            self.swaps.at_barrier(number, &self.operators);
+            self.swaps.at_barrier(number, &self.running());
         }
         let barrier = Barrier { checkpoint: number, then };
         for (task, commands, waker) in &self.sources {
@@ -375,6 +380,12 @@ impl Coordinator {
                 last_bucket_ms: part.last_bucket_ms,
                 is_draining: part.is_draining,
             }),
+            Part::Stateless { version, exchanged } => Some(Answer {
+                operator: task.node.to_string(),
+                version: *version,
+                exchanged: exchanged.clone(),
+                ..Answer::default()
+            }),
             _ => None,
         };
         let answers: Vec<Answer> = f.parts.iter().filter_map(answer).collect();
@@ -389,6 +400,7 @@ impl Coordinator {
             reason: f.reason,
             incarnation_started_ms: self.checkpoint.incarnation_started_ms,
             sinks: self.checkpoint.sinks.clone(),
+            transforms: self.transforms.clone(),
             swaps: self.swaps.history.snapshot(),
             ..Checkpoint::default()
         };
@@ -409,7 +421,7 @@ impl Coordinator {
                     next.sources.entry(task.node.to_string()).or_default().partitions.extend(partitions);
                 }
                 Part::Operator(part) => self.operator_part(&mut next, task, part),
-                Part::Stateless => {}
+                Part::Stateless { .. } => {}
                 Part::Sink(part) if has_carried => {
                     merge_later(prepared.entry(task.node.to_string()).or_default(), part)
                 }
@@ -497,7 +509,7 @@ impl Coordinator {
                 Part::Operator(part) => self.files_of(&task, &part),
                 Part::Sink(part) => merge_later(carried.entry(task.node.to_string()).or_default(), part),
                 // read or said anew
-                Part::Source { .. } | Part::Stateless => {}
+                Part::Source { .. } | Part::Stateless { .. } => {}
             }
         }
         self.carried = carried;
@@ -512,27 +524,48 @@ impl Coordinator {
         self.trigger(f.reason)
     }
 
+    /// What nodes run, as checkpoints name it: of the node that makes a transform's steps, its plugin alone.
+    fn running(&self) -> BTreeMap<String, OperatorState> {
+        let mut running = self.operators.clone();
+        for node in self.tasks.iter().map(|task| &*task.node) {
+            if let Some(plugin) = self.transforms.get(transform_of(node))
+                && (node != transform_of(node) || !self.operators.contains_key(node))
+            {
+                let state = OperatorState { plugin: Some(plugin.clone()), ..OperatorState::default() };
+                running.insert(node.to_owned(), state);
+            }
+        }
+        running
+    }
+
     /// Another version of a plugin runs from this checkpoint on.
     fn change(&mut self, changed: Changed) {
         let Changed { operator, state } = changed;
+        let operator = transform_of(&operator);
         let Some(state) = state else {
             info!(operator, "the former version of the plugin has ended its last window");
-            if let Some(state) = self.operators.get_mut(&operator) {
+            if let Some(state) = self.operators.get_mut(operator) {
                 state.draining = None;
             }
             return;
         };
-        let digest = state.plugin.as_ref().map(|plugin| plugin.sha256.clone());
-        if let (Some(digest), Some(before)) = (digest, self.operators.get(&operator)) {
-            let before = before.plugin.as_ref().map(|plugin| plugin.sha256.clone()).unwrap_or_default();
-            info!(operator, before, after = digest, "another version of the plugin runs");
-            for sink in self.sinks.values_mut() {
-                if let Some(of) = sink.plugins.get_mut(&operator) {
-                    of.clone_from(&digest);
-                }
+        let of_transform = self.transforms.get_mut(operator);
+        let before = match &of_transform {
+            Some(plugin) => Some(plugin.sha256.clone()),
+            None => self.operators.get(operator).and_then(|state| Some(state.plugin.as_ref()?.sha256.clone())),
+        };
+        if let Some(after) = state.plugin.as_ref().map(|plugin| plugin.sha256.clone()) {
+            info!(operator, before = before.unwrap_or_default(), after, "another version of the plugin runs");
+            for of in self.sinks.values_mut().filter_map(|sink| sink.plugins.get_mut(operator)) {
+                of.clone_from(&after);
             }
         }
-        self.operators.insert(operator, state);
+        match (of_transform, state.plugin) {
+            (Some(place), Some(plugin)) => *place = plugin,
+            (_, plugin) => {
+                self.operators.insert(operator.to_owned(), OperatorState { plugin, ..state });
+            }
+        }
     }
 
     fn operator_part(&mut self, next: &mut Checkpoint, task: TaskId, part: OperatorPart) {

@@ -53,8 +53,11 @@ pub enum Part {
         partitions: Vec<PartitionState>,
     },
     Operator(OperatorPart),
-    /// an operator that keeps nothing
-    Stateless,
+    /// an operator that keeps nothing; see [`OperatorPart`]
+    Stateless {
+        version: VersionId,
+        exchanged: Option<Exchanged>,
+    },
     Sink(Prepared),
 }
 

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::aggregate_task::{Export, StateUploader};
-use super::beforehand::{self, Beginning, Files, Looked};
+use super::beforehand::{self, Beginning, Files, Looked, Operators};
 use super::begin::Begin;
 use super::coordinator::CheckpointLog;
 use super::message::{Event, OperatorPart, Part, RunError};
@@ -22,14 +22,15 @@ use super::read_state::StateReader;
 use super::run::{AggregationNode, OpenWriter, Parts, SinkNode, SourceNode};
 use super::stats::RunStats;
 use super::swaps::SharedHistory;
-use super::transforms::TransformNode;
-use super::what_ran::{self, Ran};
+use super::transforms::{Fits, TransformNode};
+use super::what_ran::{Ran, WhatRan};
 use crate::catalog::submit::open_submit;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Owner, StatePart, encode_state};
 use crate::cli::open::Opened;
 use crate::clock::{Clock, SystemClock};
 use crate::decode::Decoder;
 use crate::decode::json::JsonDecoder;
+use crate::plugin::{AggregatorFactory, TransformerFactory};
 use crate::sink::console::ConsoleSink;
 use crate::sink::file::FileSink;
 use crate::sink::iceberg::{IcebergSink, Versions};
@@ -42,7 +43,7 @@ use crate::source::kafka::KafkaConnector;
 use crate::spec::columns;
 use crate::spec::model::{
     AggregationSpec, ConnectorSpec, Format, IcebergSinkSpec, Location, Pipeline, SinkKind, SinkMode, SinkSpec,
-    SourceSpec, TransformSpec, WindowSpec,
+    SourceSpec, TransformPluginSpec, TransformSpec, WindowSpec,
 };
 
 impl From<CheckpointError> for RunError {
@@ -58,7 +59,7 @@ impl From<CheckpointError> for RunError {
 /// refuses the start; tables are claimed by the run itself.
 pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin<'_>) -> Result<Parts, RunError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Looked { claims, beginning, aggregations } = beforehand::look(pipeline, opened, runtime, begin)?;
+    let Looked { claims, beginning, operators } = beforehand::look(pipeline, opened, runtime, begin)?;
     if begin.fresh {
         empty_location(&pipeline.checkpoint.location)?;
     }
@@ -84,12 +85,12 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         (Beginning::Nothing | Beginning::Savepoint, None) => true,
         _ => false,
     };
-    let aggregations = match &restored {
+    let Operators { aggregations, transforms } = match &restored {
         // who ran until now has gone on in the meantime
         Some(checkpoint) if !looked_at => {
             beforehand::judge(pipeline, opened, Some((checkpoint, &reader)), begin.drop_state)?
         }
-        _ => aggregations,
+        _ => operators,
     };
     let input_of = |node: &str| opened.resolved.input.get(node).cloned().unwrap_or_default();
     let sinks = pipeline.sinks.iter();
@@ -106,7 +107,6 @@ pub fn open(pipeline: &Pipeline, opened: &Opened, runtime: &Handle, begin: Begin
         .iter()
         .map(|(name, spec)| open_source(name, spec, started_ms))
         .collect::<Result<Vec<_>, _>>()?;
-    let transforms = open_transforms(pipeline, opened)?;
     let steps: Vec<String> = transforms.iter().filter_map(TransformNode::steps_name).collect();
     let nodes = pipeline.sources.iter().map(|(n, _)| n).chain(pipeline.transforms.iter().map(|(n, _)| n)).chain(&steps);
     let nodes = nodes.chain(pipeline.aggregations.iter().map(|(n, _)| n)).chain(pipeline.sinks.iter().map(|(n, _)| n));
@@ -192,45 +192,53 @@ fn open_source(name: &str, spec: &SourceSpec, started_ms: i64) -> Result<SourceN
 }
 
 /// With the plugins that run: those that the checkpoint goes on with, or the file's.
-pub(super) fn open_aggregations(
+pub(super) fn open_operators(
     pipeline: &Pipeline,
     opened: &Opened,
     restored: Option<(&Checkpoint, &dyn Files)>,
-) -> Result<Vec<AggregationNode>, RunError> {
-    let (mut ran, mut drains) = match restored {
-        Some((checkpoint, files)) => {
-            let mut engine = None;
-            let ran = what_ran::find(pipeline, opened, checkpoint, files, &mut engine)?;
-            (ran, what_ran::find_draining(pipeline, opened, checkpoint, files, &mut engine)?)
-        }
-        None => Default::default(),
-    };
+) -> Result<Operators, RunError> {
+    let ran = restored.map(|(restored, files)| WhatRan { pipeline, opened, restored, files });
+    let mut of_aggregations = ran.as_ref().map(WhatRan::aggregations).transpose()?.unwrap_or_default();
+    let mut draining = ran.as_ref().map(WhatRan::draining).transpose()?.unwrap_or_default();
+    let mut of_transforms = ran.as_ref().map(WhatRan::transforms).transpose()?.unwrap_or_default();
     let (input, output) = (&opened.resolved.input, &opened.resolved.output);
     let of = |schemas: &BTreeMap<String, Schema>, name: &str| schemas.get(name).cloned().unwrap_or_default();
-    let nodes = pipeline.aggregations.iter();
-    nodes
-        .map(|(name, spec)| {
-            let ran = ran.remove(name);
-            let node = open_aggregation(name, spec, opened, ran, of(input, name), of(output, name))?;
-            Ok(AggregationNode { drains: drains.remove(name), ..node })
-        })
-        .collect()
-}
-
-pub(super) fn open_transforms(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<TransformNode>, RunError> {
-    let (input, output) = (&opened.resolved.input, &opened.resolved.output);
-    let of = |schemas: &BTreeMap<String, Schema>, name: &str| schemas.get(name).cloned().unwrap_or_default();
-    let nodes = pipeline.transforms.iter();
-    nodes.map(|(name, spec)| open_transform(name, spec, opened, of(input, name), of(output, name))).collect()
+    let aggregations = pipeline.aggregations.iter().map(|(name, spec)| {
+        let ran = of_aggregations.remove(name);
+        let node = open_aggregation(name, spec, opened, ran, of(input, name), of(output, name))?;
+        Ok(AggregationNode { drains: draining.remove(name), ..node })
+    });
+    let transforms = pipeline.transforms.iter().map(|(name, spec)| {
+        open_transform(name, spec, opened, of_transforms.remove(name), of(input, name), of(output, name))
+    });
+    Ok(Operators {
+        aggregations: aggregations.collect::<Result<_, RunError>>()?,
+        transforms: transforms.collect::<Result<_, _>>()?,
+    })
 }
 
 fn open_transform(
     name: &str,
     spec: &TransformSpec,
     opened: &Opened,
+    ran: Option<Ran<dyn TransformerFactory>>,
     input: Schema,
     output: Schema,
 ) -> Result<TransformNode, RunError> {
+    if let Some(Ran { factory, config, in_file }) = ran {
+        let given = Fits::new(spec, &input, &*factory, &config).map(|fits| fits.output);
+        if given.as_ref() != Ok(&output) {
+            let why = given.err().unwrap_or_else(|| "it gives other columns than the one of the file".to_owned());
+            return Err(RunError::Spec(format!(
+                "`{name}` goes on with a plugin that was swapped in, and what is before it has changed since: {why}\nhint: let \
+                 the pipeline file name the component that is to run"
+            )));
+        }
+        let plugin = spec.plugin.clone().map(|plugin| TransformPluginSpec { config, ..plugin });
+        let spec = TransformSpec { plugin, ..spec.clone() };
+        let in_file = Some(in_file);
+        return Ok(TransformNode { name: Arc::from(name), spec, factory: Some(factory), in_file, input, output });
+    }
     let factory = match &spec.plugin {
         None => None,
         Some(plugin) => Some(
@@ -241,14 +249,14 @@ fn open_transform(
                 .ok_or_else(|| RunError::Internal(format!("plugin `{}` was not opened", plugin.plugin)))?,
         ),
     };
-    Ok(TransformNode { name: Arc::from(name), spec: spec.clone(), factory, input, output })
+    Ok(TransformNode { name: Arc::from(name), spec: spec.clone(), factory, in_file: None, input, output })
 }
 
 fn open_aggregation(
     name: &str,
     spec: &AggregationSpec,
     opened: &Opened,
-    ran: Option<Ran>,
+    ran: Option<Ran<dyn AggregatorFactory>>,
     input: Schema,
     output: Schema,
 ) -> Result<AggregationNode, RunError> {

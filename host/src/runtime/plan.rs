@@ -13,6 +13,7 @@ use super::beforehand::Files;
 use super::message::RunError;
 use super::restore::{self, Reconciled, Wanted};
 use super::run::try_migration;
+use super::transforms::plugins;
 use super::{beforehand, nodes};
 use crate::api::words;
 use crate::checkpoint::CheckpointStore;
@@ -23,6 +24,7 @@ use crate::spec::model::Pipeline;
 pub(super) mod tables;
 #[cfg(test)]
 mod tests;
+mod transforms;
 
 pub use tables::Table;
 
@@ -215,11 +217,11 @@ pub fn make(
         (checkpoint, nodes::Reader { store: Arc::new(store.clone()), runtime: runtime.clone() })
     });
     let files = found.as_ref().map(|(checkpoint, reader)| (*checkpoint, reader as &dyn Files));
-    let nodes = nodes::open_aggregations(pipeline, opened, files)?;
-    let operators = beforehand::operators(pipeline, opened, &nodes)?;
+    let nodes = nodes::open_operators(pipeline, opened, files)?;
+    let operators = beforehand::states(pipeline, &nodes)?;
     let wanted = beforehand::wanted(pipeline, &operators);
     let migrate = |operator: &str, state: &OperatorState, origin: &StateOrigin| {
-        let node = nodes.iter().find(|node| &*node.name == operator);
+        let node = nodes.aggregations.iter().find(|node| &*node.name == operator);
         let (Some(node), Some((_, reader))) = (node, &found) else { return Ok(()) };
         let config = pipeline.secrets.unseal_known(&origin.config);
         try_migration(node, reader, state, &StateOrigin { config, ..origin.clone() })
@@ -227,9 +229,10 @@ pub fn make(
     let nothing = Checkpoint::default();
     let checkpoint = found.as_ref().map_or(&nothing, |(checkpoint, _)| checkpoint);
     let mut plan = compare(checkpoint, &wanted, drop_state, &migrate);
+    transforms::compare(&mut plan, checkpoint, &plugins(&nodes.transforms, &pipeline.secrets));
     for step in &mut plan.operators {
-        let spec = pipeline.aggregations.iter().find(|(name, _)| *name == step.name);
-        let plugin = spec.and_then(|(_, spec)| pipeline.plugins.get(&spec.plugin));
+        let of = pipeline.plugin_nodes().find(|(name, _)| *name == step.name);
+        let plugin = of.and_then(|(_, plugin)| pipeline.plugins.get(plugin));
         if let (Some(after), Some(plugin)) = (step.plugin.as_mut().and_then(|c| c.after.as_mut()), plugin) {
             after.capabilities.clone_from(&plugin.capabilities);
         }

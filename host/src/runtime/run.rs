@@ -205,8 +205,14 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         }
     }
 
-    let desks: BTreeMap<String, Arc<Desk>> =
-        parts.aggregations.iter().map(|node| (node.name.to_string(), Arc::default())).collect();
+    let with_plugins = parts.transforms.iter().filter(|node| node.factory.is_some()).map(TransformNode::plugin_node);
+    let desks: BTreeMap<String, Arc<Desk>> = parts
+        .aggregations
+        .iter()
+        .map(|node| Arc::clone(&node.name))
+        .chain(with_plugins)
+        .map(|node| (node.to_string(), Arc::default()))
+        .collect();
     *parts.history.lock() = swaps::restored(std::mem::take(&mut checkpoint.swaps), &checkpoint.operators);
     let captures = Arc::new(Captures::new(parts.pipeline.errors.captures.clone()));
     let mut files: BTreeMap<TaskId, read_state::Windows> = BTreeMap::new();
@@ -255,7 +261,8 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
     }
 
     for node in &parts.transforms {
-        for task in transforms::step_tasks(&parts, node, tasks, &mut graph, &events, &captures)? {
+        let desk = desks.get(&*node.plugin_node()).cloned().unwrap_or_default();
+        for task in transforms::step_tasks(&parts, node, tasks, &mut graph, &events, &captures, &desk)? {
             all_tasks.insert(task.id.clone());
             threads.push(spawn(task.id.clone(), &events, move || task.run())?);
         }
@@ -321,6 +328,7 @@ pub fn run(mut parts: Parts, options: RunOptions, orders: Receiver<Order>) -> Re
         sinks,
         checkpoint,
         operators,
+        transforms: transforms::plugins(&parts.transforms, &parts.pipeline.secrets),
         files,
         paused,
         stats: Arc::clone(&parts.stats),

@@ -22,8 +22,8 @@
 //! | [`world`] | what outlives a process |
 //! | [`process`] | steps, and what befalls a process |
 //! | [`store`], [`source`], [`table`] | the world as a process reaches it |
-//! | [`pipeline`], [`fragile`] | the parts of a run; its plugin |
-//! | [`swapper`] | replaces the plugin now and then |
+//! | [`pipeline`], [`fragile`], [`steps`] | the parts of a run; its plugins |
+//! | [`swapper`] | replaces the plugins now and then |
 //! | [`oracle`] | the brute-force model |
 
 use std::collections::BTreeSet;
@@ -43,6 +43,7 @@ use pipeline::LEDGER;
 use process::{Hang, INJECTED, Process, Release};
 use random::Random;
 use script::{Life, Place, Script, Turn, Twist};
+use steps::UNIQUE;
 use world::{World, lock};
 
 mod fragile;
@@ -52,6 +53,7 @@ mod process;
 mod random;
 mod script;
 mod source;
+mod steps;
 mod store;
 mod swapper;
 mod table;
@@ -94,8 +96,9 @@ fn no_event_is_lost_or_counted_twice_by_deaths_and_restarts() {
             "Discarded",
             DRAINING_ACROSS_A_RESTART,
         ];
-        for fate in wanted {
-            assert!(swaps.contains(fate), "no swap was {fate}: {swaps:?}");
+        let of_transforms = ["Done", "RolledBack", "RolledBack by itself"].map(|fate| format!("{UNIQUE}: {fate}"));
+        for fate in wanted.map(str::to_owned).into_iter().chain(of_transforms) {
+            assert!(swaps.contains(&fate), "no swap was {fate}: {swaps:?}");
         }
         let everywhere = Place::ALL.into_iter().flat_map(|place| [(place, false), (place, true)]);
         assert_eq!(*lock(&struck), everywhere.collect());
@@ -188,6 +191,10 @@ fn fate(swap: &SwapRecord) -> String {
         return format!("{:?}, drained", swap.phase);
     }
     let given_again = swap.rollback.as_ref().is_some_and(|corrections| corrections.given_again > 0);
+    if swap.operator == UNIQUE {
+        let by_itself = if swap.phase == Phase::RolledBack && !swap.is_rollback { " by itself" } else { "" };
+        return format!("{UNIQUE}: {:?}{by_itself}", swap.phase);
+    }
     match swap.phase {
         Phase::RolledBack if given_again => "RolledBack, results given again".to_owned(),
         Phase::RolledBack if !swap.is_rollback => "RolledBack by itself".to_owned(),

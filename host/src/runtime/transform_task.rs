@@ -5,8 +5,8 @@
 //!               └────────┴───────┴─────────┴────▶ rows that fail: on_error
 //! ```
 //!
-//! It holds no state: a barrier goes straight on. What has no column, event time, origin and changes, is taken over from
-//! the row that each row came from.
+//! It holds no state: a barrier goes straight on, once the versions of its plugin have changed places if they are to. What
+//! has no column, event time, origin and changes, is taken over from the row that each row came from.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,9 +29,12 @@ mod plugin;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod trial;
+mod versions;
 
-pub use plugin::{OpenTransformer, TransformPlugin};
+pub use plugin::{OpenTransformer, PluginNode, TransformPlugin};
 pub use steps::{Done, Steps};
+pub use versions::TransformVersions;
 
 pub struct TransformTask {
     pub id: TaskId,
@@ -55,11 +58,12 @@ impl TransformTask {
                 }
                 Received::Watermark { .. } | Received::Nothing => Ok(()),
                 Received::Barrier(barrier) => {
+                    let (version, exchanged) = self.steps.obey(barrier.checkpoint);
                     let step = self.broadcast(&Message::Barrier(barrier));
                     let acknowledged = Event::Acknowledged {
                         task: self.id.clone(),
                         checkpoint: barrier.checkpoint,
-                        part: Part::Stateless,
+                        part: Part::Stateless { version, exchanged },
                     };
                     if self.events.send(acknowledged).is_err() || barrier.then == Then::Stop {
                         return Ok(());

@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use millrace_core::checkpoint::OperatorState;
+use millrace_core::checkpoint::{InFile, OperatorState, PluginRef};
 use millrace_core::key;
 use millrace_core::schema::{Field, Schema};
+use millrace_core::swap::Version;
 
 use super::deduplicate_task::{DeduplicateTask, operator_state};
 use super::edge::{Exchange, Inbox, Output};
@@ -21,11 +22,17 @@ use super::graph::Graph;
 use super::message::{Event, RunError, TaskId};
 use super::recorder::{Recorded, Recorder};
 use super::run::Parts;
-use super::transform_task::{OpenTransformer, Steps, TransformPlugin, TransformTask};
+use super::status::PluginGauges;
+use super::swaps::Desk;
+use super::transform_task::{OpenTransformer, PluginNode, Steps, TransformPlugin, TransformTask, TransformVersions};
 use crate::capture::{Captures, Kind};
-use crate::plugin::TransformerFactory;
+use crate::plugin::{Info, TransformerFactory};
 use crate::spec::columns;
 use crate::spec::model::TransformSpec;
+use crate::spec::secrets::Secrets;
+use crate::spec::transforms::{check_signature, steps};
+
+const STEPS: &str = "/steps";
 
 /// A transform, ready to be run.
 pub struct TransformNode {
@@ -33,6 +40,8 @@ pub struct TransformNode {
     pub spec: TransformSpec,
     /// of its plugin
     pub factory: Option<Arc<dyn TransformerFactory>>,
+    /// what the pipeline file gives, where another plugin runs since a swap
+    pub in_file: Option<InFile>,
     pub input: Schema,
     pub output: Schema,
 }
@@ -40,7 +49,12 @@ pub struct TransformNode {
 impl TransformNode {
     /// The node that makes the steps before rows are deduplicated, if it is one of its own. No name has a `/`.
     pub fn steps_name(&self) -> Option<String> {
-        (self.spec.deduplicate.is_some() && self.spec.has_steps()).then(|| format!("{}/steps", self.name))
+        (self.spec.deduplicate.is_some() && self.spec.has_steps()).then(|| format!("{}{STEPS}", self.name))
+    }
+
+    /// The node whose tasks run its plugin.
+    pub fn plugin_node(&self) -> Arc<str> {
+        self.steps_name().map_or_else(|| Arc::clone(&self.name), Arc::from)
     }
 
     /// How rows find the task that deduplicates them.
@@ -64,6 +78,57 @@ pub fn operator_states(nodes: &[TransformNode]) -> BTreeMap<String, OperatorStat
     nodes.iter().filter_map(keeps).collect()
 }
 
+/// The transform that a node of the graph belongs to.
+pub fn transform_of(node: &str) -> &str {
+    node.strip_suffix(STEPS).unwrap_or(node)
+}
+
+/// What a checkpoint has of each transform that has a plugin.
+pub fn plugins(nodes: &[TransformNode], secrets: &Secrets) -> BTreeMap<String, PluginRef> {
+    let plugin = |node: &TransformNode| {
+        let (spec, factory) = (node.spec.plugin.as_ref()?, node.factory.as_ref()?);
+        let Version { name, version, sha256, config } = version(&**factory, &spec.config, secrets);
+        let in_file = node.in_file.clone();
+        Some((node.name.to_string(), PluginRef { name, version, sha256, config, in_file }))
+    };
+    nodes.iter().filter_map(plugin).collect()
+}
+
+pub fn version(factory: &dyn TransformerFactory, config: &str, secrets: &Secrets) -> Version {
+    let Info { name, version, .. } = factory.info().clone();
+    Version { name, version, sha256: factory.digest().to_owned(), config: secrets.seal(config) }
+}
+
+/// A plugin in a transform's place.
+pub struct Fits {
+    /// what its steps before give, under the names that it uses
+    pub offered: Schema,
+    /// of the transform
+    pub output: Schema,
+}
+
+impl Fits {
+    /// An error says why it cannot be there.
+    pub fn new(
+        spec: &TransformSpec,
+        input: &Schema,
+        factory: &dyn TransformerFactory,
+        config: &str,
+    ) -> Result<Self, String> {
+        let (Some(steps), Some(plugin)) = (steps(spec, input).0, &spec.plugin) else {
+            return Err("the transform has no place for a plugin".to_owned());
+        };
+        let offered = columns::offered_schema(&steps, &plugin.columns);
+        let instance = factory.open(config, &offered).map_err(|e| e.to_string())?;
+        let (output, wrong) = check_signature(plugin, &steps, instance.signature());
+        if let Some(wrong) = wrong.first() {
+            let hints: Vec<String> = wrong.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
+            return Err(format!("{}{}", wrong.message, hints.concat()));
+        }
+        Ok(Self { offered, output: output.unwrap_or_default() })
+    }
+}
+
 /// The tasks that make the steps; none if it only deduplicates.
 pub fn step_tasks(
     parts: &Parts,
@@ -72,17 +137,18 @@ pub fn step_tasks(
     graph: &mut Graph,
     events: &Sender<Event>,
     captures: &Arc<Captures>,
+    desk: &Arc<Desk>,
 ) -> Result<Vec<TransformTask>, RunError> {
     if !node.spec.has_steps() {
         return Ok(Vec::new());
     }
-    let name: Arc<str> = node.steps_name().map_or_else(|| Arc::clone(&node.name), Arc::from);
+    let name = node.plugin_node();
     let stats = parts.stats.node(&name);
     let each = (0..tasks).map(|task| {
-        let plugin = |steps: &Schema| match (&node.spec.plugin, &node.factory) {
+        let plugin = |before: &Schema| match (&node.spec.plugin, &node.factory) {
             (Some(spec), Some(factory)) => {
                 let (factory, config) = (Arc::clone(factory), spec.config.clone());
-                let offered = columns::offered_schema(steps, &spec.columns);
+                let offered = columns::offered_schema(before, &spec.columns);
                 let recorded = Recorded {
                     kind: Kind::Transform,
                     node: &node.name,
@@ -94,10 +160,21 @@ pub fn step_tasks(
                     offered: &offered,
                 };
                 let recorder = Recorder::new(captures, &parts.pipeline, &recorded);
+                let gauges = PluginGauges::of(version(&*factory, &config, &parts.pipeline.secrets));
                 let open: OpenTransformer = Box::new(move || factory.open(&config, &offered));
-                let (node_name, stats) = (Arc::clone(&node.name), Arc::clone(&stats));
-                TransformPlugin::new(node_name, spec, steps, open, stats, recorder, node.spec.consecutive_limit)
-                    .map(Some)
+                let of_node = PluginNode {
+                    name: Arc::clone(&node.name),
+                    columns: spec.columns.clone(),
+                    input: before.clone(),
+                    stats: Arc::clone(&stats),
+                    consecutive_limit: node.spec.consecutive_limit,
+                };
+                let mut plugin = TransformPlugin::new(&of_node, open, recorder)?;
+                plugin.set_gauges(gauges);
+                let id = TaskId { node: Arc::clone(&name), task };
+                let slot = parts.stats.status.plugin(&node.name);
+                let versions = TransformVersions::new(id, events.clone(), Arc::clone(desk), of_node, slot, plugin);
+                Ok(Some(versions))
             }
             _ => Ok(None),
         };

@@ -44,11 +44,13 @@ use crate::plugin::{OutputRows, PluginError, Rejected, Signature, StateChunk, St
 
 pub mod companion;
 pub mod draining;
+pub mod instances;
 pub mod shadow;
 pub mod withheld;
 
 use companion::{Asked, AskedGroup, Command, Companion, Gone, Role, Yielded};
 use draining::{Draining, Split};
+pub use instances::OpenShared;
 use shadow::Comparison;
 use withheld::Withheld;
 
@@ -60,7 +62,7 @@ pub struct Candidate {
     pub id: VersionId,
     pub plugin: PluginRef,
     pub state: Schema,
-    pub open: OpenInstance,
+    pub open: OpenShared,
     pub recorder: Box<dyn Fn() -> Option<Recorder> + Send + Sync>,
     pub input: Vec<InputColumn>,
     /// what its state is made from; none: it is taken over as it is
@@ -629,8 +631,9 @@ impl NodeParts<'_> {
         let (kept_bytes_max, consecutive_limit) = (self.kept_bytes_max, self.consecutive_limit);
         let candidate = Arc::clone(candidate);
         move || {
-            let plugin = (candidate.open)()?;
-            let open = Arc::clone(&candidate.open);
+            let plugin = candidate.open.aggregator()?;
+            let shared = candidate.open.clone();
+            let open: OpenInstance = Arc::new(move || shared.aggregator());
             let recorder = (candidate.recorder)();
             let mut accumulator =
                 Accumulator::new(node, plugin, open, kept_bytes_max, stats, recorder, consecutive_limit);

@@ -17,8 +17,12 @@
 //! | `told` | 1.1.2 | the same, and panics at its first group with a message that holds them |
 //! | `endless` | 1.0.5 | never comes back from its first row |
 //!
+//! [`swap_stamps!`] is a transform.
+//!
 //! The input is `event_type` (string) and `revenue` (double?); the state impressions, clicks, conversions (long) and revenue
 //! (double); the output the same and `ctr` (double?).
+
+mod stamps;
 
 /// Rows that an instance of `trap_later` takes before it panics.
 pub const TRAPS_AFTER: u64 = 10_000;

@@ -7,4 +7,5 @@ mod kafka;
 mod local;
 mod plugin;
 mod secrets;
+mod transform_swaps;
 mod transforms;

@@ -41,11 +41,7 @@ pub(super) fn unneeded<'a>(
 }
 
 fn running(checkpoint: &Checkpoint) -> impl Iterator<Item = &str> {
-    let plugins = checkpoint.operators.values().flat_map(|operator| {
-        let draining = operator.draining.as_ref().map(|draining| &draining.plugin);
-        operator.plugin.iter().chain(draining)
-    });
-    plugins.flat_map(|plugin| {
+    checkpoint.plugins().flat_map(|plugin| {
         let in_file = plugin.in_file.as_ref().map(|file| file.sha256.as_str());
         [plugin.sha256.as_str()].into_iter().chain(in_file)
     })
@@ -100,6 +96,16 @@ mod tests {
         assert!(gone(&[old.clone(), new.clone()], std::slice::from_ref(&new)).is_empty());
         new.operators.get_mut("metrics").unwrap().draining = None;
         assert_eq!(gone(&[old, new.clone()], std::slice::from_ref(&new)), ["a"]);
+    }
+
+    #[test]
+    fn what_transforms_run_stays_too() {
+        let mut old = runs("a", None);
+        let plugin = runs("t2", Some("t1")).operators.remove("metrics").and_then(|operator| operator.plugin);
+        old.transforms.extend(plugin.map(|plugin| ("clean".to_owned(), plugin)));
+        let new = runs("a", None);
+        assert!(gone(std::slice::from_ref(&old), std::slice::from_ref(&old)).is_empty());
+        assert_eq!(gone(&[old, new.clone()], &[new]), ["t1", "t2"]);
     }
 
     #[test]

@@ -81,6 +81,10 @@ impl Transformer for WasmTransformer {
     fn take_counters(&mut self) -> Vec<(String, u64)> {
         self.instance.take_counters()
     }
+
+    fn memory_bytes(&self) -> u64 {
+        self.instance.memory_bytes()
+    }
 }
 
 fn checked(

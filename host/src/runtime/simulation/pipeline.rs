@@ -5,7 +5,7 @@
 //!           └─▶ (unique) ─▶ ledger ────▶ results        ledger.late ──▶ late (in most worlds)
 //! ```
 //!
-//! In every other world the ledger reads what a deduplication lets pass. No event repeats another, so that one that is
+//! In every other world the ledger reads what a plugin hands on and a deduplication lets pass. No event repeats another, so that one that is
 //! taken for a repetition, after a restart from a state that is ahead of the positions, is missing.
 //!
 //! The decoder, the native plugin, the checkpoint store and its state files are the real ones.
@@ -26,6 +26,7 @@ use super::process::Process;
 use super::random::Random;
 use super::script::{CLOCK_JUMPS_MS, Kind, MAX_FUTURE_MS, Script};
 use super::source::Broker;
+use super::steps::{StepsFactory, UNIQUE, output};
 use super::store::Location;
 use super::swapper::swapper;
 use super::table::{Committer, Writer};
@@ -43,6 +44,7 @@ use crate::runtime::swaps::SharedHistory;
 use crate::runtime::transforms::TransformNode;
 use crate::sink::revised::Revised;
 use crate::spec::model;
+use crate::spec::transforms::plugin_output;
 
 const PIPELINE: &str = "simulation";
 const SOURCE: &str = "events";
@@ -127,12 +129,12 @@ pub fn open(process: &Arc<Process>, runtime: &Handle) -> Result<Parts, RunError>
     });
     let source = source(process);
     let transforms = if world.script.seed % 2 == 1 { vec![unique(process, &source.spec.output)] } else { Vec::new() };
-    let input = transforms.first().map_or(SOURCE, |t| &*t.name);
-    let aggregation = aggregation(process, input, &source.spec.output, restored.as_ref());
+    let (from, input) = transforms.first().map_or((SOURCE, &source.spec.output), |t| (&*t.name, &t.output));
+    let aggregation = aggregation(process, from, input, restored.as_ref());
     let sinks = sinks(process, &aggregation.output);
     let history = SharedHistory::default();
     if life.memory_limit_bytes >= 1_000_000 || script_stays(process) {
-        process.swaps_with(swapper(process, &aggregation, &history));
+        process.swaps_with(swapper(process, &aggregation, transforms.first(), &history));
     }
     let names = sinks.iter().map(|s| &s.name).chain([&source.name, &aggregation.name]).cloned();
     Ok(Parts {
@@ -216,7 +218,11 @@ fn unique(process: &Arc<Process>, input: &Schema) -> TransformNode {
         filter: Some("id >= 0".into()),
         set: vec![("user".into(), "user + 0".into())],
         select: None,
-        plugin: None,
+        plugin: Some(model::TransformPluginSpec {
+            plugin: UNIQUE.into(),
+            config: String::new(),
+            columns: BTreeMap::new(),
+        }),
         deduplicate: Some(model::DeduplicateSpec {
             key: vec!["id".into(), "key".into()],
             within_ms: process.world.script.window_ms,
@@ -224,7 +230,14 @@ fn unique(process: &Arc<Process>, input: &Schema) -> TransformNode {
         on_error: model::OnError::Fail,
         consecutive_limit: u64::MAX,
     };
-    TransformNode { name: "unique".into(), spec, factory: None, input: input.clone(), output: input.clone() }
+    TransformNode {
+        name: UNIQUE.into(),
+        spec,
+        factory: Some(Arc::new(StepsFactory::new(process, 0))),
+        in_file: None,
+        input: input.clone(),
+        output: plugin_output(&BTreeMap::new(), input, &output()),
+    }
 }
 
 fn aggregation(process: &Arc<Process>, from: &str, input: &Schema, restored: Option<&Checkpoint>) -> AggregationNode {
@@ -345,7 +358,7 @@ fn pipeline(process: &Process, sinks: &[SinkNode]) -> model::Pipeline {
             interval_ms: life.interval_ms,
             location: model::Location::Local(Default::default()),
             retain: life.retain,
-            timeout_ms: 30_000,
+            timeout_ms: 60_000,
             min_pause_ms: 0,
             tolerated_failures: 0,
         },

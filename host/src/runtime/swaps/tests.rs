@@ -7,6 +7,7 @@ use millrace_core::schema::Schema;
 
 use super::*;
 use crate::plugin::PluginError;
+use crate::runtime::versions::OpenShared;
 
 const NEW: VersionId = 1;
 const FORMER: VersionId = 0;
@@ -46,7 +47,7 @@ fn probation(drains: bool) -> Swaps {
             in_file: None,
         },
         state: Schema::default(),
-        open: Arc::new(move || Err(closed("a plugin"))),
+        open: OpenShared::Aggregator(Arc::new(move || Err(closed("a plugin")))),
         recorder: Box::new(|| None),
         input: Vec::new(),
         origin: None,

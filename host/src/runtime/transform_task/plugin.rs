@@ -4,6 +4,7 @@
 //! halves, until the rows that kill it are alone; then all the others in one call. What blames a row and what does not is
 //! the same as for aggregations (`bisect`), and so is the capture of the failed call (`recorder`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,20 +13,35 @@ use arrow_schema::SchemaRef;
 use millrace_core::schema::Schema;
 use tracing::warn;
 
+use crate::clock::thread_cpu_ns;
 use crate::plugin::{PluginError, Rejected, Transformed, Transformer};
 use crate::runtime::aggregate_task::InputColumn;
 use crate::runtime::bisect::{guilty_rows, plugin_at_fault, take, take_input};
 use crate::runtime::message::RunError;
 use crate::runtime::recorder::{Failed, PlaceOf, Recorder, with_command};
 use crate::runtime::stats::NodeStats;
+use crate::runtime::status::PluginGauges;
+use crate::runtime::versions::VersionId;
 use crate::spec::columns;
-use crate::spec::model::TransformPluginSpec;
 use crate::spec::transforms::plugin_output;
 
 /// Makes a fresh instance of the transform's plugin.
 pub type OpenTransformer = Box<dyn Fn() -> Result<Box<dyn Transformer>, PluginError> + Send>;
 
+/// What a plugin has to know of the node that it is in.
+#[derive(Clone)]
+pub struct PluginNode {
+    pub name: Arc<str>,
+    /// what the plugin calls X is column Y here, on both sides
+    pub columns: BTreeMap<String, String>,
+    /// the columns that the steps before it give
+    pub input: Schema,
+    pub stats: Arc<NodeStats>,
+    pub consecutive_limit: u64,
+}
+
 pub struct TransformPlugin {
+    pub id: VersionId,
     node: Arc<str>,
     open: OpenTransformer,
     plugin: Box<dyn Transformer>,
@@ -39,28 +55,56 @@ pub struct TransformPlugin {
     consecutive_limit: u64,
     /// since the last call that went well at once
     failures: u64,
+    strict: bool,
+    gauges: Arc<PluginGauges>,
 }
 
 impl TransformPlugin {
-    /// `input` are the columns that the steps before it give.
-    pub fn new(
-        node: Arc<str>,
-        spec: &TransformPluginSpec,
-        input: &Schema,
-        open: OpenTransformer,
-        stats: Arc<NodeStats>,
-        recorder: Option<Recorder>,
-        consecutive_limit: u64,
-    ) -> Result<Self, RunError> {
+    /// The version that runs when the run begins.
+    pub fn new(node: &PluginNode, open: OpenTransformer, recorder: Option<Recorder>) -> Result<Self, RunError> {
         let plugin = open()?;
         let signature = plugin.signature();
-        let output = plugin_output(&spec.columns, input, &signature.output);
+        let PluginNode { name, columns: renamed, input, stats, consecutive_limit } = node;
+        let output = plugin_output(renamed, input, &signature.output);
         let own = signature.output.fields.len();
         let appended = output.fields.iter().skip(own).filter_map(|field| input.index_of(&field.name)).collect();
-        let columns = columns::wanted_columns(input, &spec.columns, &signature.input);
+        let columns = columns::wanted_columns(input, renamed, &signature.input);
         let input = columns.map(|(index, field)| InputColumn { index, field: field.clone() }).collect();
         let output = output.to_arrow();
-        Ok(Self { node, open, input, output, appended, plugin, stats, recorder, consecutive_limit, failures: 0 })
+        Ok(Self {
+            id: 0,
+            node: Arc::clone(name),
+            open,
+            plugin,
+            input,
+            output,
+            appended,
+            stats: Arc::clone(stats),
+            recorder,
+            consecutive_limit: *consecutive_limit,
+            failures: 0,
+            strict: false,
+            gauges: Arc::default(),
+        })
+    }
+
+    /// Where it writes what it takes.
+    pub fn set_gauges(&mut self, gauges: Arc<PluginGauges>) {
+        self.gauges = gauges;
+    }
+
+    pub fn gauges(&self) -> &Arc<PluginGauges> {
+        &self.gauges
+    }
+
+    /// Whether a dead instance is an error ([`RunError::Version`]) and not replaced: another version takes over.
+    pub fn set_strict(&mut self, strict: bool) {
+        self.strict = strict;
+    }
+
+    /// The columns of its rows.
+    pub fn output(&self) -> &SchemaRef {
+        &self.output
     }
 
     /// The new rows, the row that each came from (none: row for row), and the rows that failed.
@@ -84,7 +128,8 @@ impl TransformPlugin {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(origins.len()));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.output), all, &options).map_err(|e| {
-            RunError::Plugin(format!("the plugin of `{}` gave columns that do not fit: {e}", self.node))
+            let why = format!("the plugin of `{}` gave columns that do not fit: {e}", self.node);
+            if self.strict { RunError::Version(why) } else { RunError::Plugin(why) }
         })?;
         let failed = rejected.into_iter().map(|r| (r.row, r.reason)).collect();
         Ok((rows, (!row_for_row).then_some(origins), failed))
@@ -109,13 +154,25 @@ impl TransformPlugin {
         rows: usize,
         place: PlaceOf<'_>,
     ) -> Result<Transformed, RunError> {
-        match call(&mut *self.plugin, columns, rows) {
+        let began_ns = thread_cpu_ns();
+        let result = call(&mut *self.plugin, columns, rows);
+        self.count(began_ns, rows);
+        match result {
+            Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => self.without_the_guilty(&error, columns, rows, place),
             other => {
                 self.failures = 0;
                 Ok(other?)
             }
         }
+    }
+
+    /// A call is over that began when the thread had used so much.
+    fn count(&self, began_ns: u64, rows: usize) {
+        self.gauges.calls_total.fetch_add(1, Relaxed);
+        self.gauges.cpu_ns_total.fetch_add(thread_cpu_ns().saturating_sub(began_ns), Relaxed);
+        self.gauges.rows_total.fetch_add(rows as u64, Relaxed);
+        self.gauges.memory_bytes.store(self.plugin.memory_bytes(), Relaxed);
     }
 
     fn without_the_guilty(

@@ -11,17 +11,18 @@ use millrace_core::batch::{Change, Changes};
 use millrace_core::schema::{Field, Schema};
 
 use super::halves::{Made, by_halves};
-use super::plugin::TransformPlugin;
+use super::versions::TransformVersions;
 use crate::expr::{Expression, Filter, Wrong};
-use crate::runtime::message::RunError;
+use crate::runtime::message::{Exchanged, RunError};
 use crate::runtime::recorder::PlaceOf;
+use crate::runtime::versions::VersionId;
 use crate::spec::model::TransformSpec;
 
 pub struct Steps {
     filter: Option<Filter>,
     /// `set`, then `select`
     projections: Vec<Projection>,
-    plugin: Option<TransformPlugin>,
+    plugin: Option<TransformVersions>,
 }
 
 /// What became of a batch.
@@ -52,7 +53,7 @@ impl Steps {
     pub fn new(
         spec: &TransformSpec,
         input: &Schema,
-        plugin: impl FnOnce(&Schema) -> Result<Option<TransformPlugin>, RunError>,
+        plugin: impl FnOnce(&Schema) -> Result<Option<TransformVersions>, RunError>,
     ) -> Result<Self, RunError> {
         let checked = |wrong: Wrong| RunError::Internal(format!("a checked expression: {}", wrong.message));
         let filter = spec.filter.as_ref().map(|sql| Filter::new(sql, input)).transpose().map_err(checked)?;
@@ -70,6 +71,11 @@ impl Steps {
             projections.push(select.0);
         }
         Ok(Self { filter, projections, plugin: plugin(&columns)? })
+    }
+
+    /// At a barrier. The version of the plugin that runs from here on, and whether it has taken over.
+    pub fn obey(&mut self, checkpoint: u64) -> (VersionId, Option<Exchanged>) {
+        self.plugin.as_mut().map_or((0, None), |plugin| plugin.obey(checkpoint))
     }
 
     /// `changes`: what each row does, if the rows are results. `place` says where a row of the batch came from.

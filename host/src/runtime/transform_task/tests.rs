@@ -156,7 +156,17 @@ fn with_plugin(acts: Acts) -> (Steps, Arc<NodeStats>) {
             let (acts, calls) = (Arc::clone(&acts), Arc::clone(&calls));
             Ok(Box::new(Fragile { signature: signature(), acts, calls }))
         });
-        TransformPlugin::new("node".into(), &plugin, steps, open, of_plugin, None, 5).map(Some)
+        let node = PluginNode {
+            name: "node".into(),
+            columns: plugin.columns.clone(),
+            input: steps.clone(),
+            stats: of_plugin,
+            consecutive_limit: 5,
+        };
+        let plugin = TransformPlugin::new(&node, open, None)?;
+        let id = TaskId { node: "node".into(), task: 0 };
+        let (events, _) = crossbeam_channel::unbounded();
+        Ok(Some(TransformVersions::new(id, events, Arc::default(), node, Arc::default(), plugin)))
     });
     (steps.unwrap(), stats)
 }

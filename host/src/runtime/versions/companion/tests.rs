@@ -8,7 +8,7 @@ use millrace_core::batch::Batch;
 use millrace_core::checkpoint::{Holds, PluginRef};
 use millrace_core::schema::{DataType, Field, Schema};
 
-use super::super::{NodeParts, Versions};
+use super::super::{NodeParts, OpenShared, Versions};
 use super::*;
 use crate::plugin::builtin::{BuiltinFactory, parse};
 use crate::plugin::{Aggregator, AggregatorFactory as _};
@@ -49,7 +49,7 @@ fn candidate(ready: Receiver<()>, comparison: Option<Comparison>) -> Arc<Candida
             in_file: None,
         },
         state: sums().signature().state.clone(),
-        open: Arc::new(open),
+        open: OpenShared::Aggregator(Arc::new(open)),
         recorder: Box::new(|| None),
         input: columns(),
         origin: None,
