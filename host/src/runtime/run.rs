@@ -445,7 +445,8 @@ fn aggregate_task(
             node.spec.consecutive_limit,
             graph.outputs(&format!("{}.errors", node.name), id.task),
             Arc::clone(&stats),
-        ),
+        )
+        .hiding(parts.pipeline.secrets.clone()),
         events: events.clone(),
         plugin: Versions::new(id.clone(), events.clone(), accumulator, input, parts.stats.status.plugin(&node.name)),
         desk,

@@ -18,7 +18,7 @@ fn task(number: usize) -> TaskId {
 /// Two tasks, and a swap in its probation.
 fn in_probation() -> Swaps {
     let desks = BTreeMap::from([("metrics".to_owned(), Arc::<Desk>::default())]);
-    let history = SharedHistory::default();
+    let history = SharedHistory::new(Secrets::new("p", &["salt-9f3c".to_owned()]));
     history.lock().push(SwapRecord { id: NEW, operator: "metrics".to_owned(), ..SwapRecord::default() });
     let tasks = BTreeSet::from([task(0), task(1)]);
     let mut swaps = Swaps::new(desks, &tasks, history, Duration::from_secs(3_600));
@@ -138,4 +138,23 @@ fn tasks_that_never_agree_end_the_run() {
     let error = swaps.judge(3, answers.to_vec(), 0).err().unwrap().to_string();
     assert!(error.contains("a trap; the former version failed, too: out of memory"), "{error}");
     assert!(error.contains("nothing is lost"), "{error}");
+}
+
+/// What a version says as it fails is in the checkpoint of its rollback.
+#[test]
+fn reasons_of_versions_that_fail_hold_no_secret() {
+    let mut swaps = in_probation();
+    swaps.gave_up(&task(1), FORMER, "its salt is salt-9f3c");
+    swaps.fell_back(&task(0), NEW, "my salt is salt-9f3c".to_owned());
+    let Verdict::Stands { record: Some(record), .. } = barrier(&mut swaps, 3, [FORMER, FORMER]) else {
+        panic!("the tasks agree")
+    };
+    let said = record.reason.unwrap();
+    assert!(said.contains("its salt is [redacted]") && !said.contains("9f3c"), "{said}");
+    let mut swaps = in_probation();
+    swaps.fell_back(&task(0), NEW, "my salt is salt-9f3c".to_owned());
+    let Verdict::Stands { record: Some(record), .. } = barrier(&mut swaps, 3, [FORMER, FORMER]) else {
+        panic!("the tasks agree")
+    };
+    assert_eq!(record.reason.as_deref(), Some("my salt is [redacted]"));
 }
