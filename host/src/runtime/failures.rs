@@ -18,6 +18,7 @@ use super::message::RunError;
 use super::stats::NodeStats;
 use crate::spec::columns::side_stream;
 use crate::spec::model::OnError;
+use crate::spec::secrets::Secrets;
 
 /// A row that cannot be used, with all that is known of it.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +108,8 @@ pub struct Failures {
     logged: u64,
     outputs: Vec<Output>,
     stats: Arc<NodeStats>,
+    /// that reasons may hold: plugins say what they like
+    secrets: Secrets,
 }
 
 impl Failures {
@@ -118,7 +121,22 @@ impl Failures {
         outputs: Vec<Output>,
         stats: Arc<NodeStats>,
     ) -> Self {
-        Self { node, kind, on_error, consecutive_limit, consecutive: 0, logged: 0, outputs, stats }
+        Self {
+            node,
+            kind,
+            on_error,
+            consecutive_limit,
+            consecutive: 0,
+            logged: 0,
+            outputs,
+            stats,
+            secrets: Secrets::default(),
+        }
+    }
+
+    /// Takes these out of the reasons, which dead letters keep.
+    pub fn hiding(self, secrets: Secrets) -> Self {
+        Self { secrets, ..self }
     }
 
     pub fn outputs(&self) -> &[Output] {
@@ -126,12 +144,19 @@ impl Failures {
     }
 
     /// A batch of `total` rows has been worked on; `failed` are its bad rows with their index, ascending.
-    pub fn handle(&mut self, total: usize, failed: Vec<(usize, FailedRow)>) -> Result<Result<(), Hangup>, RunError> {
+    pub fn handle(
+        &mut self,
+        total: usize,
+        mut failed: Vec<(usize, FailedRow)>,
+    ) -> Result<Result<(), Hangup>, RunError> {
         if failed.is_empty() {
             if total > 0 {
                 self.consecutive = 0;
             }
             return Ok(Ok(()));
+        }
+        for (_, row) in &mut failed {
+            row.reason = self.secrets.redact(&row.reason);
         }
         self.stats.failed_total.fetch_add(failed.len() as u64, Relaxed);
         let mut next_index = 0;
@@ -184,6 +209,8 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
+    use super::super::edge::{Exchange, connect};
+    use super::super::message::Message;
     use super::*;
 
     fn failures(on_error: OnError, limit: u64) -> Failures {
@@ -212,6 +239,20 @@ mod tests {
         f.handle(4, vec![bad(2), bad(3)]).unwrap().unwrap();
         f.handle(3, vec![bad(0)]).unwrap().unwrap();
         f.handle(2, vec![bad(0), bad(1)]).unwrap().unwrap();
+    }
+
+    #[test]
+    fn dead_letters_keep_no_secret() {
+        let (mut outputs, mut inputs) = connect(&Exchange::Forward, None, 1, 1);
+        let (output, packets) = (outputs.remove(0), inputs.remove(0).remove(0));
+        let hiding = Secrets::new("p", &["salt-9f3c".to_owned()]);
+        let mut f = Failures::new("a".into(), "aggregation", OnError::DeadLetter, 9, vec![output], Arc::default());
+        f = f.hiding(hiding);
+        let row = FailedRow { reason: "it panicked: my salt is \"salt-9f3c\"".into(), ..FailedRow::default() };
+        f.handle(2, vec![(1, row)]).unwrap().unwrap();
+        let Ok(Message::Rows(packet)) = packets.try_recv() else { panic!("no dead letter") };
+        let said = format!("{:?}", packet.rows);
+        assert!(said.contains("my salt is") && said.contains("[redacted]") && !said.contains("9f3c"), "{said}");
     }
 
     #[test]

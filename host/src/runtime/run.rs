@@ -455,7 +455,8 @@ fn aggregate_task(
             node.spec.consecutive_limit,
             graph.outputs(&format!("{}.errors", node.name), id.task),
             Arc::clone(&stats),
-        ),
+        )
+        .hiding(parts.pipeline.secrets.clone()),
         events: events.clone(),
         plugin: versions,
         desk,

@@ -121,10 +121,15 @@ impl SharedHistory {
         self.lock().clone()
     }
 
+    /// A reason that checkpoints and logs may keep.
+    fn redacted(&self, reason: &str) -> String {
+        self.secrets.redact(reason)
+    }
+
     fn update(&self, id: u64, change: impl FnOnce(&mut SwapRecord)) {
         if let Some(record) = self.lock().get_mut(id) {
             change(record);
-            record.reason = record.reason.take().map(|reason| self.secrets.redact(&reason));
+            record.reason = record.reason.take().map(|reason| self.redacted(&reason));
         }
     }
 }
@@ -332,6 +337,7 @@ impl Swaps {
 
     /// A version beside the active one runs no more in a task.
     pub fn gave_up(&mut self, task: &TaskId, version: VersionId, reason: &str) {
+        let reason = &*self.history.redacted(reason);
         let Some(under_way) = &mut self.under_way else { return };
         if under_way.order.operator != *task.node {
             return;
@@ -367,6 +373,7 @@ impl Swaps {
 
     /// The active version has failed in a task.
     pub fn fell_back(&mut self, task: &TaskId, version: VersionId, reason: String) {
+        let reason = self.history.redacted(&reason);
         let Some(under_way) = self.under_way.as_mut().filter(|u| u.order.candidate.id == version) else { return };
         warn!(%task, "the new version failed, it is rolled back: {reason}");
         under_way.is_falling = true;

@@ -189,7 +189,8 @@ pub fn step_tasks(
                 node.spec.consecutive_limit,
                 errors(node, task, graph),
                 Arc::clone(&stats),
-            ),
+            )
+            .hiding(parts.pipeline.secrets.clone()),
             events: events.clone(),
             steps: Steps::new(&node.spec, &node.input, plugin)?,
             stats: Arc::clone(&stats),

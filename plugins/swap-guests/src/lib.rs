@@ -15,6 +15,7 @@
 //! | `trap_later` | 1.0.4 | panics after [`TRAPS_AFTER`] rows |
 //! | `salted`, `salted_2` | 1.1.0, 1.1.1 | options: `salt`, `pin` |
 //! | `told` | 1.1.2 | the same, and panics at its first group with a message that holds them |
+//! | `tuned` | 1.1.3 | an option, `step`, and state that is good under any of them |
 //! | `endless` | 1.0.5 | never comes back from its first row |
 //!
 //! [`swap_stamps!`] is a transform.
@@ -37,6 +38,7 @@ pub const TRAPS_AFTER: u64 = 10_000;
 ///     output: { events: i64 = |counts| … },          // more columns to give
 ///     update: |counts, event| { … },                 // done for each row, before it is counted
 ///     options: { salt: String } |options| { … },     // done for each new group
+///     #[state(any_config)]                           // of the state
 /// }
 /// ```
 #[macro_export]
@@ -48,6 +50,7 @@ macro_rules! swap_counts {
         $(, output: { $($output:ident: $output_type:ty = |$given:ident| $value:expr),* })?
         $(, update: |$counts:ident, $event:ident| $update:block)?
         $(, options: { $($option:ident: $option_type:ty),* } |$options:ident| $new:block)?
+        $(, #[$of_state:meta])?
         $(,)?
     ) => {
         use millrace_plugin::prelude::*;
@@ -67,6 +70,7 @@ macro_rules! swap_counts {
         }
 
         #[derive(State, Default)]
+        $(#[$of_state])?
         pub struct Counts {
             impressions: i64,
             clicks: i64,

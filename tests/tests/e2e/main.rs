@@ -5,6 +5,7 @@
 mod fuzzed;
 mod kafka;
 mod local;
+mod options;
 mod plugin;
 mod secrets;
 mod transform_swaps;

@@ -28,7 +28,7 @@ fn draining() -> Swaps {
 
 fn probation(drains: bool) -> Swaps {
     let desks = BTreeMap::from([("metrics".to_owned(), Arc::<Desk>::default())]);
-    let history = SharedHistory::default();
+    let history = SharedHistory::new(Secrets::new("p", &["salt-9f3c".to_owned()]));
     history.lock().push(SwapRecord { id: NEW, operator: "metrics".to_owned(), ..SwapRecord::default() });
     let tasks = BTreeSet::from([task(0), task(1)]);
     let mut swaps = Swaps::new(desks, &tasks, history, Duration::from_secs(3_600), BTreeSet::new());
@@ -235,4 +235,26 @@ fn a_restart_goes_on_with_windows_that_a_former_version_ends() {
     assert_eq!(phase_after(Phase::Probation, true), Phase::Draining);
     assert_eq!(phase_after(Phase::Probation, false), Phase::Done);
     assert_eq!(phase_after(Phase::Warming, true), Phase::Failed);
+}
+
+fn only_record(verdict: Verdict) -> SwapRecord {
+    match verdict {
+        Verdict::Stands { mut records, .. } if records.len() == 1 => records.remove(0),
+        _ => panic!("one record"),
+    }
+}
+
+/// What a version says as it fails is in the checkpoint of its rollback.
+#[test]
+fn reasons_of_versions_that_fail_hold_no_secret() {
+    let mut swaps = in_probation();
+    swaps.gave_up(&task(1), FORMER, "its salt is salt-9f3c");
+    swaps.fell_back(&task(0), NEW, "my salt is salt-9f3c".to_owned());
+    let record = only_record(barrier(&mut swaps, 3, [FORMER, FORMER]));
+    let said = record.reason.unwrap();
+    assert!(said.contains("its salt is [redacted]") && !said.contains("9f3c"), "{said}");
+    let mut swaps = in_probation();
+    swaps.fell_back(&task(0), NEW, "my salt is salt-9f3c".to_owned());
+    let record = only_record(barrier(&mut swaps, 3, [FORMER, FORMER]));
+    assert_eq!(record.reason.as_deref(), Some("my salt is [redacted]"));
 }

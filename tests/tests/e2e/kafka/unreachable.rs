@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use anyhow::{Result, ensure};
 use millrace_tests::kafka::{Broker, SASL_PASSWORD, SASL_USER};
 use millrace_tests::millrace::{Ended, Millrace};
-use millrace_tests::paths::Scratch;
+use millrace_tests::paths::{Scratch, files_below};
 use millrace_tests::pipeline::Pipeline;
 use millrace_tests::topic;
 
@@ -69,6 +69,13 @@ fn a_wrong_password_is_refused_and_never_shown() -> Result<()> {
 
     let ended = run(SASL_PASSWORD)?.wait(MINUTE)?.ok()?;
     ensure!(!ended.output.contains(SASL_PASSWORD), "the password was printed:\n{}", ended.output);
+    let files = files_below(&bench.pipeline.state());
+    for file in &files {
+        let bytes = std::fs::read(file)?;
+        let found = bytes.windows(SASL_PASSWORD.len()).any(|window| window == SASL_PASSWORD.as_bytes());
+        ensure!(!found, "the password is in {}", file.display());
+    }
+    ensure!(!files.is_empty(), "no checkpoint was looked at");
     bench.tables_match()
 }
 
