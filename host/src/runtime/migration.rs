@@ -223,8 +223,7 @@ mod tests {
     #[test]
     fn state_that_is_not_taken_refuses_the_start_column_by_column_with_the_choices() {
         let refused = tried(&[1, CANNOT]).1.expect_err("the last file").to_string();
-        for part in
-            ["`metrics`", "m 1.0.0", "more: double", "new: nothing is known", "--drop-state metrics", "--until-end"]
+        for part in ["`metrics`", "m 1.0.0", "more: double", "new: nothing is known", "--drop-state metrics", "--drain"]
         {
             assert!(refused.contains(part), "{part}: {refused}");
         }
