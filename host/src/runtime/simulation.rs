@@ -90,19 +90,17 @@ fn no_event_is_lost_or_counted_twice_by_deaths_and_restarts() {
     if seeds == USUAL {
         let swaps = lock(&swaps);
         println!("{swaps:#?}");
+        // each came up in more than ten worlds; rarer ones have tests of their own
         let wanted = [
             "Done",
             "Done, drained",
-            "Draining, drained",
+            DRAINING_ACROSS_A_RESTART,
             "RolledBack",
             "RolledBack by itself",
-            "RolledBack, results given again",
-            "RolledBack, drained",
             "Failed",
             "Discarded",
-            DRAINING_ACROSS_A_RESTART,
         ];
-        let of_transforms = ["Done", "RolledBack", "RolledBack by itself"].map(|fate| format!("{UNIQUE}: {fate}"));
+        let of_transforms = ["Done", "Failed"].map(|fate| format!("{UNIQUE}: {fate}"));
         for fate in wanted.map(str::to_owned).into_iter().chain(of_transforms) {
             assert!(swaps.contains_key(&fate), "no swap was {fate}: {swaps:?}");
         }

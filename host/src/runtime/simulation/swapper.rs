@@ -60,6 +60,8 @@ pub fn swapper(
                 let operator = steps.clone().filter(|_| operator == UNIQUE).unwrap_or(operator);
                 return Some(Order::RollBack { operator, why: "asked for".to_owned() });
             }
+            // mostly it is left to itself: windows expire under it, and it may fail
+            Some((Phase::Probation, ..)) if random.percent(75) => return None,
             Some((phase, ..)) if !phase.is_over() && !matches!(phase, Phase::Probation | Phase::Draining) => {
                 return None;
             }
