@@ -17,7 +17,7 @@ const RATE: u64 = 5_000;
 const WASM: &str = "application/wasm";
 
 /// One transform gives all of its rows, the other deduplicates them; a window counts them, and a table has them.
-fn pipeline(scratch: &Scratch) -> Result<Pipeline> {
+fn pipeline(scratch: &Scratch, probation: &str) -> Result<Pipeline> {
     let mut pipeline = Pipeline::new(scratch.path());
     pipeline.source = format!(
         "type = \"generator\"\nseed = 7\npartitions = 4\nrate = {RATE}\ncampaigns = 40\nusers = 10_000\ndisorder = \"1s\"\n\
@@ -28,7 +28,7 @@ fn pipeline(scratch: &Scratch) -> Result<Pipeline> {
     let transforms = format!(
         r#"
 [swap]
-probation = "1h"
+probation = "{probation}"
 
 [plugins.stamps]
 path = "{}"
@@ -63,8 +63,7 @@ aggregate = {{ rows = "count(*)", different = "count(distinct event_id)" }}
 
 fn table(name: &str, input: &str) -> String {
     format!(
-        "\n[sinks.{name}_table]\ntype = \"iceberg\"\ninputs = [\"{input}\"]\ncatalog = \"{CATALOG}\"\ntable = \"ads.{name}\"\n\
-         commit_interval = \"300ms\"\n"
+        "\n[sinks.{name}_table]\ntype = \"iceberg\"\ninputs = [\"{input}\"]\ncatalog = \"{CATALOG}\"\ntable = \"ads.{name}\"\n"
     )
 }
 
@@ -93,8 +92,8 @@ struct Run {
 }
 
 impl Run {
-    fn start(pipeline: &Pipeline) -> Result<Self> {
-        let mut millrace = Millrace::run(&pipeline.file(), &[], &[])?;
+    fn start(pipeline: &Pipeline, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut millrace = Millrace::run(&pipeline.file(), &[], environment)?;
         let api = Api::of(&mut millrace, pipeline)?;
         Ok(Self { millrace, api })
     }
@@ -145,9 +144,9 @@ fn millrace(arguments: &[&str]) -> Result<String> {
 #[test]
 fn every_row_is_made_once_by_one_version_or_another() -> Result<()> {
     let scratch = Scratch::new("transform-swaps")?;
-    let pipeline = pipeline(&scratch)?;
+    let pipeline = pipeline(&scratch, "1h")?;
     let file = pipeline.file().display().to_string();
-    let mut run = Run::start(&pipeline)?;
+    let mut run = Run::start(&pipeline, &[])?;
     run.flow("stamped")?;
 
     // refused: nothing has changed
@@ -197,7 +196,7 @@ fn every_row_is_made_once_by_one_version_or_another() -> Result<()> {
     run.millrace.kill()?;
     let plan = millrace(&["plan", &file])?;
     ensure!(plan.contains("plugin swap-stamps 2.0.0"), "{plan}");
-    let mut run = Run::start(&pipeline)?;
+    let mut run = Run::start(&pipeline, &[])?;
     for operator in ["stamped", "once"] {
         run.flow(operator)?;
         ensure!(run.runs(operator)? == "2.0.0", "{operator}");
@@ -217,4 +216,40 @@ fn every_row_is_made_once_by_one_version_or_another() -> Result<()> {
     ensure!(["1", "2", "8"].iter().all(|stamp| stamps.contains(stamp)), "{stamps}");
     ensure!(!["3", "4", "5"].iter().any(|stamp| stamps.contains(stamp)), "{stamps}");
     Ok(())
+}
+
+/// Each phase of a swap is also the last thing that a process does.
+#[test]
+fn sigkill_at_every_phase() -> Result<()> {
+    let scratch = Scratch::new("transform-swaps-sigkill")?;
+    let mut pipeline = pipeline(&scratch, "300ms")?;
+    // the only checkpoints are those of the swap: that at which the trial begins, that which says the new version, that at
+    // which its probation ends
+    pipeline.checkpoint_interval = "1h".to_owned();
+    pipeline.commit_interval = "1h".to_owned();
+    pipeline.write()?;
+    let places = ["checkpoint.before-durable", "checkpoint.after-durable", "swap.attached", "swap.exchanged"];
+    for (place, hit) in places.into_iter().flat_map(|place| (1..=3).map(move |hit| (place, hit))) {
+        if place.starts_with("swap.") && hit > 2 {
+            continue;
+        }
+        let armed = format!("{place}@{hit}");
+        let mut run = Run::start(&pipeline, &[("MILLRACE_FAILPOINT", armed.as_str())])?;
+        run.flow("stamped")?;
+        let before = run.runs("stamped")?;
+        let other = if before == "1.0.0" { "v2" } else { "v1" };
+        // the answer may be lost with the process
+        let _ = run.ask("stamped", other, "");
+        let ended = run.millrace.wait(MINUTE).with_context(|| format!("{armed} was never hit"))?;
+        ensure!(ended.was_killed(), "{armed}: ended with {}:\n{}", ended.status, ended.output);
+        // what runs now is what the last durable checkpoint says
+        let mut run = Run::start(&pipeline, &[])?;
+        run.flow("stamped")?;
+        let swapped = run.runs("stamped")? != before;
+        let must = matches!((place, hit), ("checkpoint.after-durable", 2 | 3) | ("checkpoint.before-durable", 3));
+        ensure!(swapped == must, "{armed}: {before} ran, now {}", run.runs("stamped")?);
+        run.millrace.terminate(MINUTE)?.ok()?;
+    }
+    Millrace::run_to_end(&pipeline.file(), MINUTE)?.ok()?;
+    tables_match(&pipeline)
 }

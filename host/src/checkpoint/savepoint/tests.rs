@@ -27,7 +27,7 @@ async fn file(store: &CheckpointStore, node: &str, holds: Holds, marker: i64) ->
     store.upload_state(7, encode_state(&part).unwrap()).await.unwrap()
 }
 
-/// With state, a ledger, a writer's files, and a plugin whose bytes are kept.
+/// With state, a ledger, a writer's files, and plugins whose bytes are kept.
 async fn checkpoint(store: &CheckpointStore) -> Checkpoint {
     let sha256 = sha256_hex(b"wasm");
     store.put_plugin(&sha256, Bytes::from_static(b"wasm")).await.unwrap();
@@ -40,12 +40,16 @@ async fn checkpoint(store: &CheckpointStore) -> Checkpoint {
     let operator = OperatorState { plugin: Some(plugin), files, ..OperatorState::default() };
     let builtin = PluginRef { sha256: "builtin 1.0.0: n = count()".into(), ..operator.plugin.clone().unwrap() };
     let counts = OperatorState { plugin: Some(builtin), ..OperatorState::default() };
+    let cleaner = sha256_hex(b"cleaner");
+    store.put_plugin(&cleaner, Bytes::from_static(b"cleaner")).await.unwrap();
+    let cleaner = PluginRef { sha256: cleaner, ..operator.plugin.clone().unwrap() };
     let writer = WriterState { files: vec![file(store, "table", Holds::State, 4).await], ..WriterState::default() };
     let sink = SinkState { confirmed: 7, writer: Some(writer), ..SinkState::default() };
     Checkpoint {
         reason: Reason::Savepoint,
         operators: [("metrics".to_owned(), operator), ("counts".to_owned(), counts)].into(),
         sinks: [("table".to_owned(), sink)].into(),
+        transforms: [("clean".to_owned(), cleaner)].into(),
         ..Checkpoint::default()
     }
 }
@@ -89,6 +93,9 @@ async fn another_location_gets_all_that_was_saved() {
     }
     let plugin = old.plugin.as_ref().unwrap();
     assert_eq!(other.get_plugin(&plugin.sha256).await.unwrap(), Bytes::from_static(b"wasm"));
+    assert_eq!(copied.transforms, before.transforms);
+    let cleaner = &copied.transforms["clean"].sha256;
+    assert_eq!(other.get_plugin(cleaner).await.unwrap(), Bytes::from_static(b"cleaner"));
     assert!(savepoint.is_copied(&copied));
     let mut later = copied.clone();
     later.operators.get_mut("metrics").unwrap().files.pop();
