@@ -192,12 +192,17 @@ impl Follow<'_> {
 }
 
 fn phase(record: &SwapRecord) -> String {
+    let takes_state = record.state.as_deref().is_some_and(|state| state != "drained");
     let what = match record.phase {
         Phase::Preparing => "checking and compiling",
+        Phase::Attaching if !takes_state => "waiting for the barrier at which it is put beside the old version",
         Phase::Attaching => "waiting for the barrier at which the state is copied",
+        Phase::Warming if !takes_state => "tried on what comes",
         Phase::Warming => "taking in the state, and what has come since",
         Phase::Shadowing => "running beside the old version",
         Phase::Exchanging => "waiting for the barrier at which the two change places",
+        // that of a transform has nothing to go on with
+        Phase::Probation if record.state.is_none() => "it runs; the old version stands by",
         Phase::Probation => "it runs; the old version goes on as a shadow",
         Phase::Draining => "it runs; the old version ends the windows that began before",
         Phase::Done => "it runs",

@@ -17,9 +17,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender};
 use millrace_core::barrier::{Barrier, Then};
-use millrace_core::checkpoint::{
-    Checkpoint, Committable, OperatorState, PluginRef, PositionRange, Reason, SourceState,
-};
+use millrace_core::checkpoint::{Checkpoint, Committable, OperatorState, PluginRef, PositionRange, Reason};
 use millrace_core::commit::Fence;
 use millrace_core::limits::COMMITS_WAITING_MAX;
 use millrace_core::swap::SwapRecord;
@@ -34,6 +32,10 @@ use crate::clock::Clock;
 use crate::failpoint;
 use crate::sink::{Prepared, SinkCommitter};
 use crate::source::Waker;
+
+mod assemble;
+
+use assemble::{cover, merge_later, merge_prepared, span};
 
 /// Where checkpoints are published.
 #[async_trait]
@@ -609,57 +611,5 @@ fn send_to(
     if let Some(queue) = queues.get(sink) {
         // a committer that is gone has said why: its error is among the confirmations
         let _ = queue.send(committable.clone());
-    }
-}
-
-fn merge_prepared(into: &mut Prepared, part: Prepared) {
-    into.files.extend(part.files);
-    into.rows += part.rows;
-    into.windows_ms = span(into.windows_ms, part.windows_ms);
-    // who has one has one task
-    into.writer = into.writer.take().or(part.writer);
-}
-
-/// The same task's part of the next try: what its writer knows is in the last one.
-fn merge_later(into: &mut Prepared, part: Prepared) {
-    let writer = part.writer.clone().or_else(|| into.writer.take());
-    merge_prepared(into, part);
-    into.writer = writer;
-}
-
-fn span(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {
-    match (a, b) {
-        (Some((s, e)), Some((t, f))) => Some((s.min(t), e.max(f))),
-        (a, b) => a.or(b),
-    }
-}
-
-/// Extends the ranges to the new positions. A partition not seen before starts where its first checkpoint found it.
-fn cover(
-    ranges: &mut Vec<PositionRange>,
-    before: &BTreeMap<String, SourceState>,
-    after: &BTreeMap<String, SourceState>,
-) {
-    for (source, state) in after {
-        for p in &state.partitions {
-            let known =
-                ranges.iter_mut().find(|r| r.source == *source && r.topic == p.topic && r.partition == p.partition);
-            match known {
-                Some(range) => range.to = p.position,
-                None => {
-                    let from = before
-                        .get(source)
-                        .and_then(|s| s.partitions.iter().find(|b| b.topic == p.topic && b.partition == p.partition))
-                        .map_or(0, |b| b.position);
-                    ranges.push(PositionRange {
-                        source: source.clone(),
-                        topic: p.topic.clone(),
-                        partition: p.partition,
-                        from,
-                        to: p.position,
-                    });
-                }
-            }
-        }
     }
 }

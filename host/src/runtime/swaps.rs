@@ -17,122 +17,29 @@
 //! use: what the tasks have handed in is kept, all are told to exchange back, and the same checkpoint is taken once more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use millrace_core::checkpoint::{Draining, InFile, OperatorState, PluginRef};
-use millrace_core::swap::{CorrectedWindow, Corrections, History, Phase, SwapRecord};
+use millrace_core::swap::{CorrectedWindow, Corrections, Phase, SwapRecord};
 use tracing::{info, warn};
 
 use super::message::{Exchanged, RunError, TaskId};
 use super::versions::{Candidate, VersionId};
-use crate::spec::secrets::Secrets;
 
+mod desk;
+mod history;
 #[cfg(test)]
 mod tests;
+
+pub use desk::{Desk, TaskOrder};
+pub use history::{SharedHistory, restored};
 
 /// Checkpoints at which the tasks may disagree, one after the other, before the run is ended.
 const DISAGREEMENTS_MAX: u32 = 3;
 
 const ENDED_TOO_EARLY: &str = "the run ended before it could take over";
-
-/// What a task is to do at a barrier.
-#[derive(Clone)]
-pub enum TaskOrder {
-    /// put this version beside the active one
-    Attach(Arc<Candidate>),
-    /// make this version the active one, unless it is
-    Exchange {
-        to: VersionId,
-        /// the former one stays as fallback, until this says that it is over
-        keep: Option<Arc<AtomicBool>>,
-        /// what has not changed since it was copied is as it was exported
-        same_state: bool,
-        /// the former one ends the windows that begin before
-        drains_before_ms: Option<i64>,
-    },
-    /// do not fall back by yourself any more
-    Seal,
-}
-
-/// Where the tasks of one operator find their orders, and leave what they have done without any.
-#[derive(Default)]
-pub struct Desk {
-    orders: Mutex<BTreeMap<u64, TaskOrder>>,
-    corrections: Mutex<Vec<Corrections>>,
-}
-
-impl Desk {
-    pub fn at(&self, checkpoint: u64) -> Option<TaskOrder> {
-        lock(&self.orders).get(&checkpoint).cloned()
-    }
-
-    fn put(&self, checkpoint: u64, order: TaskOrder) {
-        let mut orders = lock(&self.orders);
-        // every task has passed the former ones
-        orders.retain(|number, _| *number >= checkpoint);
-        orders.insert(checkpoint, order);
-    }
-
-    /// A task has fallen back by itself.
-    pub fn corrected(&self, _task: usize, _from: VersionId, corrections: Corrections) {
-        lock(&self.corrections).push(corrections);
-    }
-
-    fn take_corrections(&self) -> Vec<Corrections> {
-        std::mem::take(&mut lock(&self.corrections))
-    }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The history as the run writes it and the API reads it.
-#[derive(Clone, Debug, Default)]
-pub struct SharedHistory {
-    history: Arc<Mutex<History>>,
-    /// the coordinator is there, and takes orders
-    is_open: Arc<AtomicBool>,
-    /// that reasons may hold: plugins say what they like
-    secrets: Secrets,
-}
-
-impl SharedHistory {
-    pub fn new(secrets: Secrets) -> Self {
-        Self { secrets, ..Self::default() }
-    }
-
-    pub fn lock(&self) -> MutexGuard<'_, History> {
-        lock(&self.history)
-    }
-
-    /// From now on, or no more, orders are taken.
-    pub fn open(&self, is_open: bool) {
-        self.is_open.store(is_open, Relaxed);
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.is_open.load(Relaxed)
-    }
-
-    pub fn snapshot(&self) -> History {
-        self.lock().clone()
-    }
-
-    /// A reason that checkpoints and logs may keep.
-    fn redacted(&self, reason: &str) -> String {
-        self.secrets.redact(reason)
-    }
-
-    fn update(&self, id: u64, change: impl FnOnce(&mut SwapRecord)) {
-        if let Some(record) = self.lock().get_mut(id) {
-            change(record);
-            record.reason = record.reason.take().map(|reason| self.redacted(&reason));
-        }
-    }
-}
 
 /// A swap that has passed the checks.
 pub struct SwapOrder {
@@ -685,26 +592,6 @@ impl Swaps {
             self.begin(next);
         }
     }
-}
-
-/// The history as a checkpoint has it: what was under way when the run ended is over, but for windows that a former version
-/// still ends.
-pub fn restored(mut history: History, operators: &BTreeMap<String, OperatorState>) -> History {
-    let open: Vec<u64> = history.iter().filter(|record| !record.phase.is_over()).map(|record| record.id).collect();
-    for id in open {
-        let Some(record) = history.get_mut(id) else { continue };
-        let is_draining = operators.get(&record.operator).is_some_and(|operator| operator.draining.is_some());
-        let (phase, reason) = match (record.phase, is_draining) {
-            (Phase::Draining, true) => continue,
-            (Phase::Draining, false) => (Phase::Done, None),
-            (Phase::Probation, true) => (Phase::Draining, Some("the run ended in its probation")),
-            (Phase::Probation, false) => (Phase::Done, Some("the run ended in its probation")),
-            _ => (Phase::Failed, Some(ENDED_TOO_EARLY)),
-        };
-        record.phase = phase;
-        record.reason = reason.map(str::to_owned).or_else(|| record.reason.take());
-    }
-    history
 }
 
 /// The plugin that runs from now on, and what the pipeline file gave.

@@ -49,7 +49,7 @@ pub mod shadow;
 pub mod withheld;
 
 use companion::{Asked, AskedGroup, Command, Companion, Gone, Role, Yielded};
-use draining::{Draining, Split};
+use draining::Draining;
 pub use instances::OpenShared;
 use shadow::Comparison;
 use withheld::Withheld;
@@ -140,54 +140,6 @@ impl Versions {
 
     pub fn signature(&self) -> &Signature {
         self.active.accumulator.signature()
-    }
-
-    /// The version before the active one ends its windows.
-    pub fn with_draining(mut self, draining: Option<Draining>) -> Self {
-        self.draining = draining;
-        self.publish();
-        self
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.draining.is_some()
-    }
-
-    /// Whether the version before gives the results of the window that starts here.
-    pub fn is_formers(&self, window_start_ms: i64) -> bool {
-        self.draining.as_ref().is_some_and(|draining| draining.cut.is_formers(window_start_ms))
-    }
-
-    /// If the version before has ended its last window, it goes. Whether it did.
-    pub fn end_draining(&mut self, watermark_ms: Option<i64>, allowed_lateness_ms: i64) -> Result<bool, RunError> {
-        let ended = self.draining.take_if(|draining| draining.cut.is_over(watermark_ms, allowed_lateness_ms));
-        if ended.is_none() {
-            return Ok(false);
-        }
-        if self.companion.is_none() {
-            self.publish();
-        }
-        // slots that were the other's are its own from now on
-        self.call(|version| version.accumulator.learn())?;
-        info!(task = %self.task, "the former version has ended its last window");
-        Ok(true)
-    }
-
-    /// What there is of a bucket.
-    pub fn holds(&self, bucket_start_ms: i64) -> &'static [Holds] {
-        match self.draining.as_ref().map_or(Side::Next, |draining| draining.cut.side(bucket_start_ms)) {
-            Side::Next => &[Holds::State],
-            Side::Former => &[Holds::Draining],
-            Side::Both => &[Holds::Draining, Holds::State],
-        }
-    }
-
-    /// The state columns of what there is.
-    pub fn state_columns(&self, holds: Holds) -> &Schema {
-        match &self.draining {
-            Some(draining) if holds == Holds::Draining => &draining.version.accumulator.signature().state,
-            _ => &self.signature().state,
-        }
     }
 
     /// Whether a copy of what there is runs beside it, and may take over.
@@ -372,35 +324,6 @@ impl Versions {
         Ok(rejected)
     }
 
-    fn update_split(
-        &mut self,
-        pending: &Arc<Vec<Pending>>,
-        slots: &[u32],
-        split: &Split,
-        total: u32,
-        place: PlaceOf<'_>,
-    ) -> Result<Vec<Rejected>, RunError> {
-        let all: (&[Pending], &[u32]) = (pending, slots);
-        let mut rejected = match &mut self.draining {
-            Some(draining) => draining.version.update_some(all, &split.former, total, place)?,
-            None => Vec::new(),
-        };
-        let mut next = split.next.clone();
-        next.retain(|row| rejected.binary_search_by_key(row, |r| r.row).is_err());
-        match self.active.update_some(all, &next, total, place) {
-            Err(RunError::Version(reason)) => {
-                self.fall_back(reason)?;
-                if self.draining.is_none() {
-                    return self.active.update(pending, slots, total, place);
-                }
-                rejected.extend(self.active.update_some(all, &next, total, place)?);
-            }
-            other => rejected.extend(other?),
-        }
-        rejected.sort_by_key(|r| r.row);
-        Ok(rejected)
-    }
-
     pub fn fold(&mut self, sources: Vec<u32>, targets: Vec<u32>) -> Result<(), RunError> {
         self.call(|version| version.accumulator.fold(sources.clone(), targets.clone()))?;
         self.tell(|| Command::Fold { sources, targets });
@@ -559,10 +482,6 @@ impl Versions {
 
     pub fn is_full(&self) -> bool {
         self.active.accumulator.is_full() || self.draining().is_some_and(Accumulator::is_full)
-    }
-
-    fn draining(&self) -> Option<&Accumulator> {
-        self.draining.as_ref().map(|draining| &draining.version.accumulator)
     }
 
     pub fn renew(&mut self) -> Result<(), RunError> {

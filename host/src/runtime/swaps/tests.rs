@@ -4,10 +4,12 @@ use std::sync::atomic::AtomicBool;
 
 use millrace_core::checkpoint::PluginRef;
 use millrace_core::schema::Schema;
+use millrace_core::swap::History;
 
 use super::*;
 use crate::plugin::PluginError;
 use crate::runtime::versions::OpenShared;
+use crate::spec::secrets::Secrets;
 
 const NEW: VersionId = 1;
 const FORMER: VersionId = 0;

@@ -4,14 +4,19 @@
 //! It runs on the task's thread, as the active version does: what it gives counts. A failure of it is treated as any
 //! other. Where windows overlap, a row may be both versions'; if either refuses it, it is in the dead letters.
 
+use std::sync::Arc;
+
+use millrace_core::checkpoint::Holds;
 use millrace_core::cut::{Cut, Side};
+use millrace_core::schema::Schema;
+use tracing::info;
 
 use super::super::accumulator::Accumulator;
 use super::super::aggregate_task::{InputColumn, Pending};
 use super::super::bisect::{pick, take_input};
 use super::super::message::RunError;
 use super::super::recorder::PlaceOf;
-use super::{Version, VersionId};
+use super::{Version, VersionId, Versions};
 use crate::plugin::Rejected;
 
 pub struct Draining {
@@ -98,5 +103,88 @@ impl Version {
         let place = |row: u32| whole(row).map(place).unwrap_or_default();
         let rejected = self.accumulator.update(columns, &pick(slots, rows), total, &place)?;
         Ok(rejected.into_iter().filter_map(|r| Some(Rejected { row: whole(r.row)?, ..r })).collect())
+    }
+}
+
+impl Versions {
+    /// The version before the active one ends its windows.
+    pub fn with_draining(mut self, draining: Option<Draining>) -> Self {
+        self.draining = draining;
+        self.publish();
+        self
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    /// Whether the version before gives the results of the window that starts here.
+    pub fn is_formers(&self, window_start_ms: i64) -> bool {
+        self.draining.as_ref().is_some_and(|draining| draining.cut.is_formers(window_start_ms))
+    }
+
+    /// If the version before has ended its last window, it goes. Whether it did.
+    pub fn end_draining(&mut self, watermark_ms: Option<i64>, allowed_lateness_ms: i64) -> Result<bool, RunError> {
+        let ended = self.draining.take_if(|draining| draining.cut.is_over(watermark_ms, allowed_lateness_ms));
+        if ended.is_none() {
+            return Ok(false);
+        }
+        if self.companion.is_none() {
+            self.publish();
+        }
+        // slots that were the other's are its own from now on
+        self.call(|version| version.accumulator.learn())?;
+        info!(task = %self.task, "the former version has ended its last window");
+        Ok(true)
+    }
+
+    /// What there is of a bucket.
+    pub fn holds(&self, bucket_start_ms: i64) -> &'static [Holds] {
+        match self.draining.as_ref().map_or(Side::Next, |draining| draining.cut.side(bucket_start_ms)) {
+            Side::Next => &[Holds::State],
+            Side::Former => &[Holds::Draining],
+            Side::Both => &[Holds::Draining, Holds::State],
+        }
+    }
+
+    /// The state columns of what there is.
+    pub fn state_columns(&self, holds: Holds) -> &Schema {
+        match &self.draining {
+            Some(draining) if holds == Holds::Draining => &draining.version.accumulator.signature().state,
+            _ => &self.signature().state,
+        }
+    }
+
+    pub(super) fn update_split(
+        &mut self,
+        pending: &Arc<Vec<Pending>>,
+        slots: &[u32],
+        split: &Split,
+        total: u32,
+        place: PlaceOf<'_>,
+    ) -> Result<Vec<Rejected>, RunError> {
+        let all: (&[Pending], &[u32]) = (pending, slots);
+        let mut rejected = match &mut self.draining {
+            Some(draining) => draining.version.update_some(all, &split.former, total, place)?,
+            None => Vec::new(),
+        };
+        let mut next = split.next.clone();
+        next.retain(|row| rejected.binary_search_by_key(row, |r| r.row).is_err());
+        match self.active.update_some(all, &next, total, place) {
+            Err(RunError::Version(reason)) => {
+                self.fall_back(reason)?;
+                if self.draining.is_none() {
+                    return self.active.update(pending, slots, total, place);
+                }
+                rejected.extend(self.active.update_some(all, &next, total, place)?);
+            }
+            other => rejected.extend(other?),
+        }
+        rejected.sort_by_key(|r| r.row);
+        Ok(rejected)
+    }
+
+    pub(super) fn draining(&self) -> Option<&Accumulator> {
+        self.draining.as_ref().map(|draining| &draining.version.accumulator)
     }
 }
