@@ -366,7 +366,7 @@ impl Versions {
             }
             _ => self.call(|version| version.accumulator.export(bucket_start_ms, slots))?,
         };
-        if self.companion.is_some() && !self.exporting.last().is_some_and(|(last, _)| *last == bucket_start_ms) {
+        if self.companion.is_some() && self.exporting.last().is_none_or(|(last, _)| *last != bucket_start_ms) {
             self.exporting.push((bucket_start_ms, slots.to_vec()));
         }
         Ok(chunks)
