@@ -61,6 +61,10 @@ pub enum Command {
         state: Exported,
         total: u32,
     },
+    /// there are slots that none of the state is in
+    Learn {
+        total: u32,
+    },
     /// the copy is complete: from here on both are told the same
     Loaded(Since),
     Update {
@@ -169,6 +173,7 @@ impl Companion {
         for (start_ms, state) in state {
             let _ = companion.commands.send(Command::Load { start_ms, state, total });
         }
+        let _ = companion.commands.send(Command::Learn { total });
         let _ = companion.commands.send(Command::Loaded(active));
         Ok(companion)
     }
@@ -290,7 +295,7 @@ impl Command {
                 let keys = groups.iter().map(|group| group.key.len() + size_of::<AskedGroup>()).sum::<usize>();
                 keys + slots(&asked.assembly.sources) * 2 + slots(&asked.assembly.slots)
             }
-            Self::Load { .. } | Self::Loaded(_) | Self::Delete(_) | Self::TakeOver(_) => 0,
+            Self::Load { .. } | Self::Learn { .. } | Self::Loaded(_) | Self::Delete(_) | Self::TakeOver(_) => 0,
         }
     }
 }
@@ -373,6 +378,10 @@ impl Worker {
                 return self.update(&pending, slots, &refused, total);
             }
             Command::Evaluate(asked, groups) => return self.evaluate(&asked, &groups),
+            Command::Learn { total } => {
+                accumulator.grow(total);
+                accumulator.learn()
+            }
             Command::Fold { sources, targets } => accumulator.fold(sources, targets),
             Command::Combine { sources, targets, total } => {
                 // some of them no row has gone into

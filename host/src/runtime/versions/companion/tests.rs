@@ -10,16 +10,53 @@ use millrace_core::schema::{DataType, Field, Schema};
 
 use super::super::{NodeParts, OpenShared, Versions};
 use super::*;
-use crate::plugin::builtin::{BuiltinFactory, parse};
+use crate::plugin::native::NativeFactory;
 use crate::plugin::{Aggregator, AggregatorFactory as _};
+
+/// It knows the groups that it was told of, and refuses others.
+mod plugin {
+    use millrace_plugin::prelude::*;
+
+    #[derive(Input)]
+    pub struct Row {
+        n: i64,
+    }
+
+    #[derive(State, Default)]
+    pub struct Sum {
+        total: i64,
+    }
+
+    #[derive(Output)]
+    pub struct Total {
+        total: i64,
+    }
+
+    #[aggregation(name = "sums", version = "1.0.0")]
+    impl Aggregation for Sum {
+        type Input<'a> = Row;
+        type Output = Total;
+
+        fn update(&mut self, row: Row) {
+            self.total += row.n;
+        }
+
+        fn merge(&mut self, other: &Self) {
+            self.total += other.total;
+        }
+
+        fn evaluate(&self, _: &Window) -> Total {
+            Total { total: self.total }
+        }
+    }
+}
 
 fn input() -> Schema {
     Schema::new(vec![Field::new("n", DataType::Long, false)])
 }
 
 fn sums() -> Box<dyn Aggregator> {
-    let aggregate = parse("total", "sum(n)").unwrap();
-    BuiltinFactory::new("sums", &[aggregate], u64::MAX).open("", &input()).unwrap()
+    NativeFactory::<plugin::Sum>::new("sums").open("", &input()).unwrap()
 }
 
 fn columns() -> Vec<InputColumn> {
@@ -34,7 +71,7 @@ fn versions(events: Sender<Event>) -> Versions {
 }
 
 /// Its instance is there once `ready` says so.
-fn candidate(ready: Receiver<()>, comparison: Option<Comparison>) -> Arc<Candidate> {
+fn candidate(ready: Receiver<()>, comparison: Option<Comparison>, drains: bool) -> Arc<Candidate> {
     let open = move || {
         let _ = ready.recv();
         Ok(sums())
@@ -53,7 +90,7 @@ fn candidate(ready: Receiver<()>, comparison: Option<Comparison>) -> Arc<Candida
         recorder: Box::new(|| None),
         input: columns(),
         origin: None,
-        drains: false,
+        drains,
         comparison,
         is_over: Arc::default(),
     })
@@ -89,7 +126,7 @@ fn a_candidate_that_is_too_slow_is_given_up_and_the_task_goes_on() {
     versions.exported(&[0]);
 
     let (_ready, never) = bounded(0);
-    attach(&mut versions, &candidate(never, None));
+    attach(&mut versions, &candidate(never, None, false));
     update(&mut versions, &[2], &[0]);
     assert!(versions.has_candidate() && said.is_empty());
 
@@ -117,7 +154,7 @@ fn a_shadow_measures_what_a_row_takes() {
     versions.export(Holds::State, 0, &[0, 1, 2]).unwrap();
     versions.exported(&[0]);
     let (_, at_once) = bounded(0);
-    let candidate = candidate(at_once, Some(Comparison::new(Vec::new(), output.clone(), output, 0.0)));
+    let candidate = candidate(at_once, Some(Comparison::new(Vec::new(), output.clone(), output, 0.0)), false);
     attach(&mut versions, &candidate);
     assert!(matches!(said.recv().unwrap(), Event::CaughtUp { version: 7, .. }));
     let report = || candidate.comparison.as_ref().unwrap().report();
@@ -127,4 +164,34 @@ fn a_shadow_measures_what_a_row_takes() {
     versions.exchange(7, None, None).unwrap().unwrap();
     assert!(report().old_ns_per_row.is_some() && report().new_ns_per_row.is_some(), "{:?}", report());
     assert_eq!(results(&mut versions), [3, 20, 300]);
+}
+
+#[test]
+fn a_candidate_without_state_survives_what_it_is_told_of_groups_that_it_has_never_seen() {
+    let (events, said) = unbounded();
+    let mut versions = versions(events);
+    update(&mut versions, &[1, 20, 300], &[0, 1, 2]);
+    versions.export(Holds::State, 0, &[0, 1, 2]).unwrap();
+    versions.exported(&[0]);
+    let (_, at_once) = bounded(0);
+    attach(&mut versions, &candidate(at_once, None, true));
+    assert!(matches!(said.recv().unwrap(), Event::CaughtUp { version: 7, .. }));
+    // a checkpoint, results and the end of a window, before any row
+    versions.export(Holds::State, 0, &[0, 1, 2]).unwrap();
+    versions.exported(&[0]);
+    let assembly = Assembly { slots: vec![0, 1, 2], ..Assembly::default() };
+    let asked = Asked {
+        assembly,
+        windows: vec![WindowUs { start: 0, end: 1 }; 3],
+        is_final: true,
+        total: 3,
+        of_sinks: false,
+        results: None,
+    };
+    versions.beside(|| (asked, Vec::new()));
+    versions.reset(&[2]).unwrap();
+    update(&mut versions, &[5], &[2]);
+    versions.exchange(7, None, None).unwrap().expect("it runs still");
+    assert_eq!(results(&mut versions)[2], 5);
+    assert!(said.is_empty());
 }
