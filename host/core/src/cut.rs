@@ -94,9 +94,11 @@ mod tests {
                 _ => Side::Next,
             };
             prop_assert_eq!(cut.side(time), expected);
-            let all_over = starts.filter(|s| *s < before).all(|s| watermark >= s + size - 1 + lateness);
+            let all_over = starts.clone().filter(|s| *s < before).all(|s| watermark >= s + size - 1 + lateness);
             prop_assert_eq!(cut.is_over(Some(watermark), lateness), all_over);
             prop_assert!(!cut.is_over(None, lateness));
+            let next = starts.filter(|s| *s > time).min();
+            prop_assert_eq!(Some(Slicing::new(size, slide, offset).next_window_ms(time)), next);
         }
     }
 }

@@ -146,6 +146,11 @@ impl Slicing {
         self.window(last.start_ms.saturating_sub(before.saturating_mul(self.slide_ms)))
     }
 
+    /// The start of the first window that begins after an event.
+    pub fn next_window_ms(&self, time_ms: i64) -> i64 {
+        self.slide_start(time_ms).saturating_add(self.slide_ms)
+    }
+
     /// All windows with this pane, the last one first.
     pub fn windows(&self, pane: Window) -> impl Iterator<Item = Window> + use<> {
         let (last, this) = (self.last_window(pane), *self);

@@ -95,7 +95,9 @@ fn text(before: &PipelineStatus, Shown { status, swaps }: &Shown) -> String {
         let windows = before.map_or(String::new(), |ms| {
             format!(" (windows before {} UTC end with the former version)", words::time(ms, status.now_at_ms))
         });
-        let reason = swap.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        // all of it is in the JSON
+        let reason = swap.reason.as_deref().and_then(|reason| reason.lines().next());
+        let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
         lines.push(format!(
             "  swap {}  {} {}  {} → {}  {:?}{windows}{reason}  by {}",
             swap.id,

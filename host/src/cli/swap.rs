@@ -216,6 +216,9 @@ fn phase(record: &SwapRecord) -> String {
 
 /// `campaign-metrics 1.1.0 (1a2b3c4d5e6f)`
 pub fn version(v: &Version) -> String {
+    if v.name.is_empty() {
+        return "no such plugin".to_owned();
+    }
     let short = v.sha256.get(..12).unwrap_or(&v.sha256);
     format!("{} {} ({short})", v.name, v.version)
 }

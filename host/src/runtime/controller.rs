@@ -31,7 +31,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::plugin::artifact::{self, Artifact};
 use crate::plugin::limits::PluginLimits;
-use crate::plugin::{AggregatorFactory, PluginEngine, StateOrigin, WasmFactory};
+use crate::plugin::{AggregatorFactory, Info, PluginEngine, StateOrigin, WasmFactory};
 use crate::spec::columns;
 use crate::spec::model::{AggregationSpec, Backend, Pipeline, TransformSpec, WindowSpec};
 use crate::spec::secrets::Secrets;
@@ -317,6 +317,14 @@ impl Controller {
         Ok(Read { artifact, bytes, limits })
     }
 
+    /// What it is called, whatever comes of it.
+    fn name(&self, id: u64, info: &Info, sha256: &str, config: &str) {
+        if let Some(record) = self.history.lock().get_mut(id) {
+            let (name, version, sha256) = (info.name.clone(), info.version.clone(), sha256.to_owned());
+            record.to = Version { name, version, sha256, config: self.pipeline.secrets.seal(config) };
+        }
+    }
+
     /// It may run: kept for the next start, and known.
     fn accept(&self, id: u64, by: &str, bytes: Vec<u8>, accepted: Running, state: Option<&str>) -> Result<(), String> {
         let to = accepted.plugin.clone();
@@ -349,6 +357,7 @@ impl Controller {
         let factory = WasmFactory::new(self.engine()?, &spec.plugin, &artifact, limits).map_err(|e| e.to_string())?;
         let factory: Arc<dyn AggregatorFactory> = Arc::new(factory);
         let info = factory.info().clone();
+        self.name(id, &info, factory.digest(), &config);
         if info.name != running.plugin.name && !request.replace {
             return Err(other_name(&info.name, operator, running, "is to take over its state"));
         }

@@ -379,7 +379,7 @@ impl Coordinator {
                 operator: task.node.to_string(),
                 version: part.version,
                 exchanged: part.exchanged.clone(),
-                last_bucket_ms: part.last_bucket_ms,
+                next_window_ms: part.next_window_ms,
                 is_draining: part.is_draining,
             }),
             Part::Stateless { version, exchanged } => Some(Answer {

@@ -171,7 +171,7 @@ impl DeduplicateTask {
             late_dropped: 0,
             version: 0,
             exchanged: None,
-            last_bucket_ms: None,
+            next_window_ms: None,
             is_draining: false,
         };
         self.uploader.submit(export, self.events.clone());

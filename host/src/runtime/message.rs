@@ -74,9 +74,9 @@ pub struct OperatorPart {
     pub version: VersionId,
     /// at this barrier it has taken over
     pub exchanged: Option<Exchanged>,
-    /// at this barrier a version was put beside the active one that gets no state: the start of the last bucket that it knows
-    /// nothing of
-    pub last_bucket_ms: Option<i64>,
+    /// at this barrier a version was put beside the active one that gets no state: the start of the first window that it will
+    /// have seen all of
+    pub next_window_ms: Option<i64>,
     /// the version before ends its windows
     pub is_draining: bool,
 }

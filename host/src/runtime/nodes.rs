@@ -552,7 +552,7 @@ async fn upload(store: &CheckpointStore, export: Export) -> Result<Event, RunErr
         late_dropped: export.late_dropped,
         version: export.version,
         exchanged: export.exchanged,
-        last_bucket_ms: export.last_bucket_ms,
+        next_window_ms: export.next_window_ms,
         is_draining: export.is_draining,
     });
     Ok(Event::Acknowledged { task: export.task, checkpoint: export.checkpoint, part })

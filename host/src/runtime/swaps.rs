@@ -72,8 +72,8 @@ struct UnderWay {
     former: OperatorState,
     former_version: VersionId,
     former_is_over: Arc<AtomicBool>,
-    /// the last bucket that a version which gets no state knows nothing of, in any task
-    last_bucket_ms: Option<i64>,
+    /// of a version that gets no state: where the windows begin of which it has seen all, in every task
+    next_window_ms: Option<i64>,
     /// in some task the new version has failed, and the former one runs
     is_falling: bool,
     /// in some task the former version runs no more
@@ -122,7 +122,7 @@ pub struct Answer {
     pub operator: String,
     pub version: VersionId,
     pub exchanged: Option<Exchanged>,
-    pub last_bucket_ms: Option<i64>,
+    pub next_window_ms: Option<i64>,
     pub is_draining: bool,
 }
 
@@ -191,7 +191,7 @@ impl Swaps {
             former: OperatorState::default(),
             former_version,
             former_is_over: Arc::default(),
-            last_bucket_ms: None,
+            next_window_ms: None,
             is_falling: false,
             is_former_lost: false,
             reason: None,
@@ -358,8 +358,7 @@ impl Swaps {
                     to: under_way.order.candidate.id,
                     keep: Some(Arc::clone(&under_way.former_is_over)),
                     same_state: under_way.order.candidate.origin.is_none() && !under_way.order.candidate.drains,
-                    // windows begin at different times: none does so between the last one and the next instant
-                    drains_before_ms: under_way.last_bucket_ms.map(|last_ms| last_ms.saturating_add(1)),
+                    drains_before_ms: under_way.next_window_ms,
                 };
                 desk.put(number, order);
                 under_way.stage = Stage::Exchanging { number };
@@ -428,7 +427,7 @@ impl Swaps {
         match under_way.stage {
             Stage::Attaching { number: at } if at == number => {
                 under_way.stage = Stage::Warming;
-                under_way.last_bucket_ms = of.iter().filter_map(|answer| answer.last_bucket_ms).max();
+                under_way.next_window_ms = of.iter().filter_map(|answer| answer.next_window_ms).max();
                 self.history.update(id, |record| {
                     if !record.phase.is_over() {
                         record.phase = Phase::Warming;
@@ -441,8 +440,7 @@ impl Swaps {
                 under_way.stage = Stage::Probation { until: Instant::now() + self.probation };
                 self.versions.insert(operator.clone(), version);
                 let candidate = &under_way.order.candidate;
-                let drains_before_ms = under_way.last_bucket_ms.map(|last_ms| last_ms.saturating_add(1));
-                let drains_before_ms = drains_before_ms.filter(|_| is_draining);
+                let drains_before_ms = under_way.next_window_ms.filter(|_| is_draining);
                 let former = under_way.former.plugin.clone().zip(drains_before_ms);
                 let draining = former.map(|(plugin, before_ms)| Draining {
                     plugin: PluginRef { in_file: None, ..plugin },

@@ -52,7 +52,7 @@ pub struct Export {
     pub version: VersionId,
     pub exchanged: Option<Exchanged>,
     /// see [`OperatorPart`](crate::runtime::message::OperatorPart)
-    pub last_bucket_ms: Option<i64>,
+    pub next_window_ms: Option<i64>,
     pub is_draining: bool,
 }
 
@@ -111,7 +111,7 @@ impl AggregateTask {
             }
         };
         let exchanged = exchanged.map(|e| Exchanged { pause: e.pause + began.elapsed(), ..e });
-        let last_bucket_ms = self.obey_after(state, order.as_ref())?;
+        let next_window_ms = self.obey_after(state, order.as_ref())?;
         let (changed, others) = state.windower.take_changed();
         if self.plugin.has_candidate() {
             state.changed_beside.extend(changed);
@@ -142,7 +142,7 @@ impl AggregateTask {
             late_dropped: state.late_dropped,
             version: self.plugin.id(),
             exchanged,
-            last_bucket_ms,
+            next_window_ms,
             is_draining: self.plugin.is_draining(),
         };
         self.uploader.submit(export, self.events.clone());

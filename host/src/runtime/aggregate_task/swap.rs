@@ -75,12 +75,16 @@ impl AggregateTask {
         }
     }
 
-    /// Once everything has been exported. Start of the last bucket that a version which gets no state knows nothing of.
+    /// Once everything has been exported. Of a version that gets no state: the start of the first window that it will have seen
+    /// all of.
     pub(super) fn obey_after(&mut self, state: &mut State, order: Option<&TaskOrder>) -> Result<Option<i64>, RunError> {
         let Some(TaskOrder::Attach(candidate)) = order else { return Ok(None) };
         state.changed_beside.clear();
         let starts = state.windower.bucket_starts();
-        let last = starts.iter().max().copied().filter(|_| candidate.drains);
+        let next = match (self.windows, starts.iter().max()) {
+            (Windows::Sliced(slicing), Some(last)) if candidate.drains => Some(slicing.next_window_ms(*last)),
+            _ => None,
+        };
         let warm_until_ms = starts.iter().map(|start| state.windower.bucket_window(*start)).map(|window| {
             // a bucket of sessions says when they start
             window.end_ms.max(window.start_ms.saturating_add(1))
@@ -94,7 +98,7 @@ impl AggregateTask {
         };
         self.plugin.attach(candidate, &parts, warm_until_ms);
         failpoint::hit(failpoint::SWAP_ATTACHED);
-        Ok(last)
+        Ok(next)
     }
 
     /// A version that ends its windows goes once it has ended them all.

@@ -54,6 +54,7 @@ impl Controller {
         let operator = &request.operator;
         let factory = WasmTransformFactory::new(self.engine()?, &plugin, &artifact, limits);
         let factory: Arc<dyn TransformerFactory> = Arc::new(factory.map_err(|e| e.to_string())?);
+        self.name(id, factory.info(), factory.digest(), &config);
         let name = &factory.info().name;
         if *name != running.plugin.name && !request.replace {
             return Err(other_name(name, operator, running, "is meant"));

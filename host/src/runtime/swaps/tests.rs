@@ -23,7 +23,7 @@ fn in_probation() -> Swaps {
     probation(false)
 }
 
-/// So is one that gets no state; the former version has windows that begin at 60 and at 90, in one task each.
+/// So is one that gets no state; windows begin at 60 in one task of which it sees all, at 90 in the other.
 fn draining() -> Swaps {
     probation(true)
 }
@@ -61,14 +61,14 @@ fn probation(drains: bool) -> Swaps {
     assert!(swaps.wants_barrier(0));
     let operators = BTreeMap::from([("metrics".to_owned(), former())]);
     swaps.at_barrier(1, &operators);
-    let last = |ms: i64| Answer { last_bucket_ms: drains.then_some(ms), ..answer(FORMER) };
+    let last = |ms: i64| Answer { next_window_ms: drains.then_some(ms), ..answer(FORMER) };
     assert!(matches!(swaps.judge(1, &[last(90), last(60)], 0).unwrap(), Verdict::Stands { .. }));
     (0..2).for_each(|number| swaps.caught_up(&task(number), NEW, 0));
     assert!(swaps.wants_barrier(0));
     let changed = settle_draining(&mut swaps, 2, NEW, [drains, drains]);
     assert_eq!(phase(&swaps), Phase::Probation);
     let state = changed.into_iter().next().unwrap().state.unwrap();
-    assert_eq!(state.draining.map(|d| (d.before_ms, d.plugin.version)), drains.then(|| (91, "1.0.0".to_owned())));
+    assert_eq!(state.draining.map(|d| (d.before_ms, d.plugin.version)), drains.then(|| (90, "1.0.0".to_owned())));
     assert!(!swaps.wants_barrier(0));
     swaps
 }
