@@ -93,7 +93,7 @@ impl Order {
     }
 
     /// The values from number `from` on.
-    pub fn from(&self, from: usize) -> impl Iterator<Item = Ref> {
+    pub fn iter_from(&self, from: usize) -> impl Iterator<Item = Ref> {
         self.values.iter().skip(from).map(|value| reference(*value))
     }
 
@@ -232,7 +232,7 @@ mod tests {
                     set.insert(interner.intern(intern::tag(hash), &words));
                 }
                 order.sort(&interner, &set);
-                let texts = order.from(0).map(|id| {
+                let texts = order.iter_from(0).map(|id| {
                     let mut bytes = Vec::new();
                     hash::push_bytes(interner.words(id), &mut bytes);
                     String::from_utf8(bytes).unwrap()
@@ -260,7 +260,7 @@ mod tests {
         };
         assert_eq!(
             key(&["user-0000012345", "user-0000999999", "user-0000000000"]),
-            [0x0123_4560 << 4, 0x0AAA_AAA0 << 4, 0x0111_1110 << 4]
+            [0x1234_5600, 0xAAAA_AA00, 0x1111_1100]
         );
     }
 }

@@ -191,7 +191,7 @@ impl Scope {
             }
             self.sorted = Some(set);
         }
-        for id in self.order.from(from) {
+        for id in self.order.iter_from(from) {
             if !take(self.interner.words_at(id)) {
                 return;
             }
