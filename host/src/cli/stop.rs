@@ -48,5 +48,10 @@ pub fn run(args: &StopArgs) -> Result<(), Failure> {
         std::thread::sleep(ASK_EVERY);
     }
     println!("{name} no longer answers: it was told to take a checkpoint, commit and end");
+    if args.drain {
+        println!(
+            "windows that were open have given their results; a later run opens those again for which more events come"
+        );
+    }
     Ok(())
 }

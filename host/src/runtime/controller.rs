@@ -166,7 +166,7 @@ impl Controller {
             let before_ms = draining.drains_before_ms.unwrap_or_default();
             return Err(Refused::Conflict(format!(
                 "since swap {} the former version of `{operator}` ends the windows that began before {} UTC: another version can \
-                 follow when it has ended them\nhint: `millrace status {}` shows when it has{}",
+                 follow when that swap is done\nhint: `millrace status {}` shows when it is{}",
                 draining.id,
                 words::time(before_ms, before_ms),
                 self.pipeline.name,
@@ -532,6 +532,11 @@ impl Control for Controller {
     }
 
     fn stop(&self, drain: bool, by: &str) -> Result<(), Refused> {
+        if drain && !self.history.is_open() {
+            return Err(Refused::Conflict(
+                "the run is starting or ending: its windows cannot be ended now; try again in a moment".to_owned(),
+            ));
+        }
         info!(by, drain, "stopping: asked for");
         self.orders.send(Order::Stop { drain }).map_err(|_| Refused::Conflict("the run is ending".to_owned()))
     }

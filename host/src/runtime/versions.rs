@@ -162,8 +162,14 @@ impl Versions {
         self.fallen.is_some()
     }
 
-    /// Puts a version beside the active one. To be called right after everything was exported.
-    pub fn attach(&mut self, candidate: &Arc<Candidate>, node: &NodeParts<'_>, warm_until_ms: Option<i64>) {
+    /// Puts a version beside the active one. To be called right after everything was exported. `warm_until_ms`: windows that
+    /// begin before hold what it has not counted; `from_ms`: windows that begin before will never be its own.
+    pub fn attach(
+        &mut self,
+        candidate: &Arc<Candidate>,
+        node: &NodeParts<'_>,
+        (warm_until_ms, from_ms): (Option<i64>, Option<i64>),
+    ) {
         self.part();
         let state = if candidate.drains { Vec::new() } else { self.active.accumulator.copy() };
         let total = self.active.accumulator.total_slots();
@@ -173,8 +179,9 @@ impl Versions {
         self.slot.set(self.active.accumulator.gauges(), Some(&gauges));
         let accumulator = node.accumulator(&candidate, gauges);
         let active = Since::now(self.active.accumulator.gauges());
+        let windows = (warm_until_ms, from_ms);
         let companion =
-            Companion::candidate(&self.task, &self.events, candidate, accumulator, state, total, warm_until_ms, active);
+            Companion::candidate(&self.task, &self.events, candidate, accumulator, state, total, windows, active);
         match companion {
             Ok(companion) => self.companion = Some(companion),
             Err((version, reason)) => {
@@ -203,7 +210,11 @@ impl Versions {
             }
         };
         let Some(companion) = self.companion.take_if(|companion| companion.id == to) else { return Ok(None) };
-        let Some(Yielded { version, taken }) = companion.take_over() else { return Ok(None) };
+        let Some(Yielded { version, mut taken }) = companion.take_over() else { return Ok(None) };
+        if let Some(cut) = cut {
+            // the former version has counted them, and gives their windows
+            taken.refused.retain(|row| row.event_time_ms.is_none_or(|ms| cut.side(ms).is_nexts()));
+        }
         self.exchanges_before = self.exchanges() + 1;
         // who takes over again has all windows
         self.draining = draining;

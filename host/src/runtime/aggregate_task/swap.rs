@@ -96,7 +96,7 @@ impl AggregateTask {
             stats: &self.stats,
             consecutive_limit: self.consecutive_limit,
         };
-        self.plugin.attach(candidate, &parts, warm_until_ms);
+        self.plugin.attach(candidate, &parts, (warm_until_ms, next));
         failpoint::hit(failpoint::SWAP_ATTACHED);
         Ok(next)
     }

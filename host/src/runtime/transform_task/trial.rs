@@ -9,6 +9,7 @@
 //! The running version never waits for it: a batch that finds no room is not tried. A transform keeps nothing, so there is
 //! nothing that it would miss.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -55,7 +56,10 @@ impl Trial {
         let trial = Self { id: version, candidate: Arc::clone(candidate), batches, tried };
         let (task, events, candidate) = (task.clone(), events.clone(), Arc::clone(candidate));
         let work = move || {
-            let event = match survive(&candidate, &node, &output, gauges, &waiting) {
+            let tried = AssertUnwindSafe(|| survive(&candidate, &node, &output, gauges, &waiting));
+            // nobody would hear of it otherwise
+            let panicked = |_| Err("its thread panicked; the message is in the log".to_owned());
+            let event = match catch_unwind(tried).unwrap_or_else(panicked) {
                 // it is let go of
                 Ok(None) => return,
                 Ok(Some(plugin)) => {

@@ -6,6 +6,7 @@
 //!   fallback:                                            update, combine, …  ─▶ take over
 //! ```
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -158,7 +159,7 @@ impl Companion {
         accumulator: impl FnOnce() -> Result<Accumulator, PluginError> + Send + 'static,
         state: Vec<(i64, Exported)>,
         total: u32,
-        warm_until_ms: Option<i64>,
+        (warm_until_ms, from_ms): (Option<i64>, Option<i64>),
         active: Since,
     ) -> Result<Self, (VersionId, String)> {
         let id = candidate.id;
@@ -168,7 +169,7 @@ impl Companion {
             let accumulator = accumulator().map_err(|e| e.to_string())?;
             Ok(Version { id, accumulator, input })
         };
-        let start = Start { candidate: Some(candidate), warm_until_ms, withheld: None };
+        let start = Start { candidate: Some(candidate), warm_until_ms, from_ms, withheld: None };
         let companion = Self::start(task, events, id, Role::Candidate, over, start, open).map_err(|e| (id, e))?;
         for (start_ms, state) in state {
             let _ = companion.commands.send(Command::Load { start_ms, state, total });
@@ -185,7 +186,7 @@ impl Companion {
         version: Version,
         is_over: Arc<AtomicBool>,
     ) -> Result<Self, String> {
-        let start = Start { candidate: None, warm_until_ms: None, withheld: Some(Withheld::default()) };
+        let start = Start { candidate: None, warm_until_ms: None, from_ms: None, withheld: Some(Withheld::default()) };
         Self::start(task, events, version.id, Role::Fallback, is_over, start, move || Ok(version))
     }
 
@@ -217,7 +218,10 @@ impl Companion {
                 Ok(version) => {
                     let worker =
                         Worker { version, start, refused: Vec::new(), task: task.clone(), events: events.clone() };
-                    worker.work(&receiver, &queue, &memory_bytes, &is_over)
+                    let work = AssertUnwindSafe(|| worker.work(&receiver, &queue, &memory_bytes, &is_over));
+                    // nobody would hear of it otherwise
+                    catch_unwind(work)
+                        .unwrap_or_else(|_| Err("its thread panicked; the message is in the log".to_owned()))
                 }
                 Err(reason) => Err(reason),
             };
@@ -304,6 +308,8 @@ impl Command {
 struct Start {
     candidate: Option<Arc<Candidate>>,
     warm_until_ms: Option<i64>,
+    /// windows that begin before are none of its business
+    from_ms: Option<i64>,
     withheld: Option<Withheld>,
 }
 
@@ -438,6 +444,10 @@ impl Worker {
         for row in rejected.map_err(|e| e.to_string())? {
             let at = rows.as_ref().map_or(Some(row.row), |rows| rows.get(row.row as usize).copied());
             let Some((batch, number)) = at.and_then(|at| Pending::locate(pending, at as usize)) else { continue };
+            let time_ms = batch.event_time_ms.get(number as usize).copied();
+            if self.start.from_ms.is_some_and(|from_ms| time_ms.is_some_and(|time_ms| time_ms < from_ms)) {
+                continue;
+            }
             if self.refused.len() >= COMPANION_REFUSED_ROWS_MAX {
                 return Err(format!(
                     "it refuses more than {COMPANION_REFUSED_ROWS_MAX} rows that the active version takes; the last one: {}",
@@ -450,6 +460,11 @@ impl Worker {
     }
 
     fn evaluate(&mut self, asked: &Asked, groups: &[AskedGroup]) -> Result<(), String> {
+        // the groups of a window are asked for together
+        let is_before = |from_ms: i64| groups.first().is_some_and(|group| group.window.start_ms < from_ms);
+        if self.start.from_ms.is_some_and(is_before) {
+            return Ok(());
+        }
         let accumulator = &mut self.version.accumulator;
         accumulator.grow(asked.total);
         let output = accumulator.evaluate_assembled(&asked.assembly, &[], &asked.windows, asked.is_final);
