@@ -142,10 +142,7 @@ impl Accumulator {
 
     /// A call is over that began when the thread had used so much.
     fn count(&self, began_ns: u64, rows: usize) {
-        self.gauges.calls_total.fetch_add(1, Relaxed);
-        self.gauges.cpu_ns_total.fetch_add(thread_cpu_ns().saturating_sub(began_ns), Relaxed);
-        self.gauges.rows_total.fetch_add(rows as u64, Relaxed);
-        self.gauges.memory_bytes.store(self.plugin.memory_bytes(), Relaxed);
+        self.gauges.count(began_ns, rows, self.plugin.memory_bytes());
     }
 
     /// Whether a dead instance is an error ([`RunError::Version`]) and not brought back: another version takes over.

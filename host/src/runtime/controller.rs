@@ -417,6 +417,8 @@ impl Controller {
             let (factory, config, offered) = (Arc::clone(&factory), config.clone(), offered.clone());
             OpenShared::Aggregator(Arc::new(move || factory.open(&config, &offered)))
         };
+        let of = (Kind::Aggregation, operator.as_str(), spec.plugin.as_str());
+        let recorder = self.recorder(of, (info, factory.limits()), &to, config, offered);
         Ok(Candidate {
             id,
             plugin: PluginRef {
@@ -428,7 +430,7 @@ impl Controller {
             },
             state: signature.state,
             open,
-            recorder: self.recorder(operator, &spec.plugin, factory, config, offered),
+            recorder,
             input,
             origin,
             drains: request.drain,
@@ -439,22 +441,22 @@ impl Controller {
 
     fn recorder(
         &self,
-        operator: &str,
-        plugin: &str,
-        factory: Arc<dyn AggregatorFactory>,
+        (kind, operator, plugin): (Kind, &str, &str),
+        (info, limits): (Info, PluginLimits),
+        to: &Version,
         config: String,
         offered: Schema,
     ) -> Box<dyn Fn() -> Option<Recorder> + Send + Sync> {
         let (captures, pipeline) = (Arc::clone(&self.captures), self.pipeline.clone());
-        let (operator, plugin) = (operator.to_owned(), plugin.to_owned());
+        let (operator, plugin, digest) = (operator.to_owned(), plugin.to_owned(), to.sha256.clone());
         Box::new(move || {
             let recorded = Recorded {
-                kind: Kind::Aggregation,
+                kind,
                 node: &operator,
                 plugin: &plugin,
-                info: factory.info(),
-                digest: factory.digest(),
-                limits: factory.limits(),
+                info: &info,
+                digest: &digest,
+                limits: limits.clone(),
                 config: &config,
                 offered: &offered,
             };

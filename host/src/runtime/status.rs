@@ -14,6 +14,7 @@ use millrace_core::watermark::{InputWatermarks, Watermark};
 
 use super::memory::Memory;
 use super::monitor::Partitions;
+use crate::clock::thread_cpu_ns;
 use crate::spec::model::WatermarkSpec;
 
 /// One partition, as its source task sees it.
@@ -152,6 +153,14 @@ pub struct PluginGauges {
 }
 
 impl PluginGauges {
+    /// A call is over that began when the thread had used so much.
+    pub fn count(&self, began_ns: u64, rows: usize, memory_bytes: u64) {
+        self.calls_total.fetch_add(1, Relaxed);
+        self.cpu_ns_total.fetch_add(thread_cpu_ns().saturating_sub(began_ns), Relaxed);
+        self.rows_total.fetch_add(rows as u64, Relaxed);
+        self.memory_bytes.store(memory_bytes, Relaxed);
+    }
+
     pub fn of(plugin: Version) -> Arc<Self> {
         Arc::new(Self { of: plugin, ..Self::default() })
     }

@@ -11,7 +11,6 @@ use super::{Controller, Node, Of, Read, Running, other_name, other_output};
 use crate::capture::Kind;
 use crate::plugin::{TransformerFactory, WasmTransformFactory, artifact};
 use crate::runtime::control::SwapRequest;
-use crate::runtime::recorder::{Recorded, Recorder};
 use crate::runtime::transforms::{Fits, TransformNode, version};
 use crate::runtime::versions::{Candidate, OpenShared};
 use crate::spec::model::TransformSpec;
@@ -70,20 +69,8 @@ impl Controller {
             let (factory, config, offered) = (Arc::clone(&factory), config.clone(), offered.clone());
             OpenShared::Transformer(Arc::new(move || factory.open(&config, &offered)))
         };
-        let (captures, pipeline, operator) = (Arc::clone(&self.captures), self.pipeline.clone(), operator.clone());
-        let recorder = Box::new(move || {
-            let recorded = Recorded {
-                kind: Kind::Transform,
-                node: &operator,
-                plugin: &plugin,
-                info: factory.info(),
-                digest: factory.digest(),
-                limits: factory.limits(),
-                config: &config,
-                offered: &offered,
-            };
-            Recorder::new(&captures, &pipeline, &recorded)
-        });
+        let described = (factory.info().clone(), factory.limits());
+        let recorder = self.recorder((Kind::Transform, operator, &plugin), described, &to, config, offered);
         let Version { name, version, sha256, config } = to;
         Ok(Candidate {
             id,

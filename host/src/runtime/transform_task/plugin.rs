@@ -28,6 +28,9 @@ use crate::spec::transforms::plugin_output;
 /// Makes a fresh instance of the transform's plugin.
 pub type OpenTransformer = Box<dyn Fn() -> Result<Box<dyn Transformer>, PluginError> + Send>;
 
+/// The new rows, the row that each came from (none: row for row), and the rows that failed.
+pub type Applied = (RecordBatch, Option<Vec<u32>>, Vec<(u32, String)>);
+
 /// What a plugin has to know of the node that it is in.
 #[derive(Clone)]
 pub struct PluginNode {
@@ -107,13 +110,7 @@ impl TransformPlugin {
         &self.output
     }
 
-    /// The new rows, the row that each came from (none: row for row), and the rows that failed.
-    #[allow(clippy::type_complexity, reason = "named in its documentation")]
-    pub fn apply(
-        &mut self,
-        batch: &RecordBatch,
-        place: PlaceOf<'_>,
-    ) -> Result<(RecordBatch, Option<Vec<u32>>, Vec<(u32, String)>), RunError> {
+    pub fn apply(&mut self, batch: &RecordBatch, place: PlaceOf<'_>) -> Result<Applied, RunError> {
         if batch.num_rows() == 0 {
             return Ok((RecordBatch::new_empty(Arc::clone(&self.output)), None, Vec::new()));
         }
@@ -156,7 +153,7 @@ impl TransformPlugin {
     ) -> Result<Transformed, RunError> {
         let began_ns = thread_cpu_ns();
         let result = call(&mut *self.plugin, columns, rows);
-        self.count(began_ns, rows);
+        self.gauges.count(began_ns, rows, self.plugin.memory_bytes());
         match result {
             Err(error) if error.is_dead_instance() && self.strict => Err(RunError::Version(error.to_string())),
             Err(error) if error.is_dead_instance() => self.without_the_guilty(&error, columns, rows, place),
@@ -165,14 +162,6 @@ impl TransformPlugin {
                 Ok(other?)
             }
         }
-    }
-
-    /// A call is over that began when the thread had used so much.
-    fn count(&self, began_ns: u64, rows: usize) {
-        self.gauges.calls_total.fetch_add(1, Relaxed);
-        self.gauges.cpu_ns_total.fetch_add(thread_cpu_ns().saturating_sub(began_ns), Relaxed);
-        self.gauges.rows_total.fetch_add(rows as u64, Relaxed);
-        self.gauges.memory_bytes.store(self.plugin.memory_bytes(), Relaxed);
     }
 
     fn without_the_guilty(

@@ -19,7 +19,7 @@ use millrace_core::checkpoint::PluginRef;
 use millrace_core::swap::{Corrections, Version};
 use tracing::warn;
 
-use super::plugin::{PluginNode, TransformPlugin};
+use super::plugin::{Applied, PluginNode, TransformPlugin};
 use super::trial::Trial;
 use crate::failpoint;
 use crate::runtime::message::{Event, Exchanged, RunError, TaskId};
@@ -66,12 +66,7 @@ impl TransformVersions {
     }
 
     /// See [`TransformPlugin::apply`].
-    #[allow(clippy::type_complexity, reason = "named in its documentation")]
-    pub fn apply(
-        &mut self,
-        batch: &RecordBatch,
-        place: PlaceOf<'_>,
-    ) -> Result<(RecordBatch, Option<Vec<u32>>, Vec<(u32, String)>), RunError> {
+    pub fn apply(&mut self, batch: &RecordBatch, place: PlaceOf<'_>) -> Result<Applied, RunError> {
         self.let_go();
         if let Some(trial) = &self.trial {
             trial.show(batch);
